@@ -1,0 +1,44 @@
+"""Loads the compiled operators; the one place where a broken or missing build is reported."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+_MINIMUM_TORCH = (2, 11)
+
+
+def _torch_version() -> tuple[int, int]:
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def load() -> str:
+    """Load the operator library into torch and return its path.
+
+    Raises:
+        ImportError: the library is not there or does not load; the message says what to do.
+    """
+    if _torch_version() < _MINIMUM_TORCH:
+        raise ImportError(
+            f"ccp_fast needs torch >= {'.'.join(map(str, _MINIMUM_TORCH))}, found {torch.__version__}: "
+            "pip install --upgrade torch"
+        )
+    spec = importlib.util.find_spec("ccp_fast._ops")
+    if spec is None or spec.origin is None:
+        raise ImportError(
+            "ccp_fast's compiled operators (_ops.so) are missing: this is a source tree without a build. "
+            "Install it with `pip install .`, or for development `pip install --no-build-isolation -e .`"
+        )
+    try:
+        torch.ops.load_library(spec.origin)
+    except OSError as error:
+        raise ImportError(
+            f"ccp_fast's compiled operators do not load into torch {torch.__version__}: {error}. "
+            "Rebuild them for this environment: `pip install --force-reinstall --no-deps .`"
+        ) from error
+    return spec.origin
+
+
+PATH = load()

@@ -1,0 +1,29 @@
+"""Dense plain-PyTorch versions of the public functional API: what the kernels are compared with.
+
+Same names, arguments and defaults as `ccp_fast.functional`. Everything is written for the reader: the matrix of
+all pairs exists, distances come from differences, nothing is skipped. Any floating dtype (half types are computed
+in float32), any device, differentiable twice.
+
+`pairs`      who is compared with whom, normalisation, distances
+`losses`     a loss is one short function from those matrices to the parts of its rows
+`reduction`  from the parts of the rows to the loss
+`selection`  greedy k-center, one segment after another
+`projection` the gradient and the penalty of the proximal term
+"""
+
+from __future__ import annotations
+
+from ccp_fast.reference.losses import contrastive, multi_similarity, proxy_anchor, proxy_nca, triplet
+from ccp_fast.reference.projection import projection_grad_
+from ccp_fast.reference.selection import FarthestPoints, farthest_points
+
+__all__ = [
+    "FarthestPoints",
+    "contrastive",
+    "farthest_points",
+    "multi_similarity",
+    "projection_grad_",
+    "proxy_anchor",
+    "proxy_nca",
+    "triplet",
+]

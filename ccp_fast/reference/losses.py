@@ -1,0 +1,199 @@
+"""The losses. Each is a short function from matrices over all pairs to `Parts`, and a public face with the arguments.
+
+Notation: row i, column j; P_i its positives, N_i its negatives; s_ij dot product, d_ij distance of normalised vectors.
+Arguments shared by all:
+
+anchors           [M, D] floating point
+references        None: the anchors themselves, a sample paired with all but itself; [N, D]: any labelled vectors;
+                  [C, K, D]: K proxies of each of C classes, then labels must lie in [0, C) where anchor="sample"
+labels            [M] int64
+reference_labels  [N] int64, for references of shape [N, D] only
+normalize         "ball" v/max(1,‖v‖), "unit" v/‖v‖, None; of anchors and references alike
+reduction         "none" one value a row, "sum", "anchor_mean" sum / rows, "mean" and "active_mean" as each loss says
+anchor            "sample": the anchors are the rows; "proxy": the references are, and the anchors their columns
+
+All raise ValueError, naming the argument, for a wrong shape, dtype, label or option.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, relu
+
+from ccp_fast.reference.pairs import Anchor, Normalize, make_pairs
+from ccp_fast.reference.reduction import Count, Parts, Reduction, reduce
+
+
+def contrastive(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    pos_margin: float = 0.0,
+    neg_margin: float = 0.5,
+    distance: Literal["l2", "cosine"] = "l2",
+    normalize: Normalize = "ball",
+    reduction: Reduction = "active_mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """l2: Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊; cosine: Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊.
+
+    active_mean: each sign over its nonzero terms (C2 of arXiv 2209.09060). mean: each over all R·Q entries.
+    C1 of that paper is distance="cosine", pos_margin=0, neg_margin=0.5, reduction="anchor_mean".
+    """
+    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    if distance == "l2":
+        d = pairs.distance()
+        parts = _hinges(d - pos_margin, neg_margin - d, pairs.positive, pairs.negative)
+    elif distance == "cosine":
+        s = pairs.similarity()
+        parts = _hinges(1 - s - pos_margin, s - neg_margin, pairs.positive, pairs.negative)
+    else:
+        raise ValueError(f'distance: expected "l2" or "cosine", got {distance!r}')
+    return reduce(parts, reduction)
+
+
+def triplet(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    margin: float = 0.05,
+    normalize: Normalize = "ball",
+    reduction: Reduction = "active_mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """Σ_{p∈P_i, n∈N_i} (d_ip − d_in + margin)₊, over all triplets.
+
+    active_mean: over the triplets above zero. mean: over all triplets.
+    """
+    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    return reduce(_triplets(pairs.distance(), pairs.positive, pairs.negative, margin), reduction)
+
+
+def multi_similarity(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    normalize: Normalize = "unit",
+    reduction: Reduction = "mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """(1/α) log(1 + Σ_P e^{−α(s−base)}) + (1/β) log(1 + Σ_N e^{β(s−base)}), without pair mining (arXiv 1904.06627, eq. 15).
+
+    mean: over the rows. active_mean: each part over the rows that have such a pair.
+    """
+    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    s = pairs.similarity()
+    pull = _log1p_sum_exp(-alpha * (s - base), pairs.positive) / alpha
+    push = _log1p_sum_exp(beta * (s - base), pairs.negative) / beta
+    rows = Count(len(s), len(s))
+    return reduce(Parts(pull, push, _rows_with(pairs.positive, pairs.negative), rows), reduction)
+
+
+def proxy_nca(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    temperature: float = 1 / 9,
+    variant: Literal["plus_plus", "original"] = "plus_plus",
+    normalize: Normalize = "unit",
+    reduction: Reduction = "mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """−log(Σ_P e^{−d²/T} / Σ e^{−d²/T}); the denominator runs over P and N ("plus_plus") or over N alone ("original").
+
+    Sources: arXiv 2004.01113 (plus_plus, K = 1), arXiv 1703.07464 (original; it can be negative).
+    A row without positives, or without negatives in "original", gives 0.
+    mean: over the rows. active_mean: over the rows that do not give that 0.
+    """
+    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    logits = -pairs.squared_distance() / temperature
+    return reduce(_neighbourhood(logits, pairs.positive, pairs.negative, variant), reduction)
+
+
+def proxy_anchor(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    alpha: float = 32.0,
+    margin: float = 0.1,
+    normalize: Normalize = "unit",
+    reduction: Reduction = "mean",
+    anchor: Anchor = "proxy",
+) -> Tensor:
+    """log(1 + Σ_P e^{−α(s−margin)}) + log(1 + Σ_N e^{α(s+margin)}) (arXiv 2003.13911, eq. 4).
+
+    mean: positive part over the rows with positives, negative part over all rows, as in the paper.
+    active_mean: each part over the rows that have such a pair.
+    """
+    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    s = pairs.similarity()
+    pull = _log1p_sum_exp(-alpha * (s - margin), pairs.positive)
+    push = _log1p_sum_exp(alpha * (s + margin), pairs.negative)
+    active = _rows_with(pairs.positive, pairs.negative)
+    return reduce(Parts(pull, push, active, Count(active.positive, len(s))), reduction)
+
+
+def _hinges(pull: Tensor, push: Tensor, positive: Tensor, negative: Tensor) -> Parts:
+    """Row sums of the hinges of two matrices [R, Q]."""
+    pull, push = relu(pull) * positive, relu(push) * negative
+    active = Count((pull > 0).sum(), (push > 0).sum())
+    return Parts(pull.sum(1), push.sum(1), active, Count(pull.numel(), push.numel()))
+
+
+def _triplets(d: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Parts:
+    """d [R, Q]; the cube [R, Q, Q] holds d_ip − d_in + margin."""
+    valid = positive[:, :, None] & negative[:, None, :]
+    hinge = relu(d[:, :, None] - d[:, None, :] + margin) * valid
+    return Parts(hinge.sum((1, 2)), d.new_zeros(len(d)), Count((hinge > 0).sum(), 0), Count(valid.sum(), 0))
+
+
+def _neighbourhood(logits: Tensor, positive: Tensor, negative: Tensor, variant: str) -> Parts:
+    """−log of the share of the positives, from logits [R, Q]."""
+    odds = _log_sum_exp(logits, negative, empty=-torch.inf) - _log_sum_exp(logits, positive, empty=0.0)
+    if variant == "plus_plus":
+        counted = positive.any(1)
+        value = _softplus(odds)
+    elif variant == "original":
+        counted = positive.any(1) & negative.any(1)
+        value = odds
+    else:
+        raise ValueError(f'variant: expected "plus_plus" or "original", got {variant!r}')
+    value = value.masked_fill(~counted, 0.0)
+    return Parts(value, torch.zeros_like(value), Count(counted.sum(), 0), Count(len(value), 0))
+
+
+def _rows_with(positive: Tensor, negative: Tensor) -> Count:
+    return Count(positive.any(1).sum(), negative.any(1).sum())
+
+
+def _log1p_sum_exp(logits: Tensor, mask: Tensor) -> Tensor:
+    """[R] log(1 + Σ_mask e^logits), 0 for an empty row."""
+    return _softplus(_log_sum_exp(logits, mask, empty=-torch.inf))
+
+
+def _log_sum_exp(logits: Tensor, mask: Tensor, empty: float) -> Tensor:
+    """[R] log Σ_mask e^logits; a row of an empty mask gives `empty` and no gradient."""
+    is_empty = ~mask.any(1)
+    kept = logits.masked_fill(~(mask | is_empty[:, None]), -torch.inf)
+    return torch.logsumexp(kept, 1).masked_fill(is_empty, empty)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x) to full precision on both sides, unlike `torch.nn.functional.softplus`, which is linear above 20."""
+    return -logsigmoid(-x)

@@ -1,0 +1,13 @@
+// The element types a kernel reads and writes, without a torch header.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace ccp {
+
+enum class Dtype : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+inline int64_t dtype_bytes(Dtype dtype) { return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2; }
+
+}  // namespace ccp

@@ -1,0 +1,30 @@
+#include <string>
+
+#include "kernels/cpu/capability.h"
+#include "ops/ops.h"
+
+namespace ccp {
+
+// "key=value" lines; ccp_fast.info() turns them into a dict.
+std::string build_info() {
+  std::string text;
+  text += std::string("cpu_capability=") + capability_name(cpu_capability()) + "\n";
+#ifdef CCP_HAVE_X86_CAPABILITIES
+  text += "cpu_capabilities_built=portable,avx2,avx512\n";
+#else
+  text += "cpu_capabilities_built=portable\n";
+#endif
+#ifdef CCP_CUDA_ARCHITECTURES
+  text += "cuda_architectures=" CCP_CUDA_ARCHITECTURES "\n";
+#else
+  text += "cuda_architectures=\n";
+#endif
+#if defined(__clang__)
+  text += "compiler=clang " __clang_version__ "\n";
+#else
+  text += "compiler=g++ " __VERSION__ "\n";
+#endif
+  return text;
+}
+
+}  // namespace ccp
