@@ -1,8 +1,27 @@
-// Every operator of ccp_fast, in one list. Fakes and autograd formulas are registered from Python (ccp_fast/_ops/).
+// Every operator of ccp_fast, in one list. Fakes and autograd formulas are registered from Python (ccp_fast/ops/).
 #include "ops/ops.h"
 
 STABLE_TORCH_LIBRARY(ccp_fast, m) {
   m.def("build_info() -> str");
+
+  m.def(
+      "farthest_points(Tensor points, Tensor offsets, Tensor? seeds, Tensor? seed_offsets, int k, str? normalize, "
+      "bool pad) -> (Tensor indices, Tensor radii)");
+
+  // grads belong to the leading params; the others count in the penalty alone.
+  m.def("projection_grad_(Tensor(a!)[] grads, Tensor[] params, Tensor[] previous, float lam) -> Tensor");
+
+  // Samples `anchors` [M, D] against `references`: proxies [C, K, D], or [N, D] with reference_labels. The loss's rows are
+  // the samples, or the references with proxy_rows. Returns the loss, and what backward needs.
+  m.def(
+      "similarity_loss(Tensor anchors, Tensor references, Tensor labels, Tensor? reference_labels, str loss, "
+      "float[] parameters, str normalize, str reduction, bool proxy_rows, bool exclude_self) "
+      "-> (Tensor loss, Tensor row_state, Tensor normalizer, Tensor active)");
+  m.def(
+      "similarity_loss_backward(Tensor grad_loss, Tensor anchors, Tensor references, Tensor labels, "
+      "Tensor? reference_labels, Tensor row_state, Tensor normalizer, Tensor active, str loss, float[] parameters, "
+      "str normalize, str reduction, bool proxy_rows, bool exclude_self, bool need_anchors, bool need_references) "
+      "-> (Tensor grad_anchors, Tensor grad_references)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CompositeExplicitAutograd, m) {
@@ -10,4 +29,8 @@ STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CPU, m) {
+  m.impl("farthest_points", TORCH_BOX(&ccp::farthest_points_cpu));
+  m.impl("projection_grad_", TORCH_BOX(&ccp::projection_grad_cpu_));
+  m.impl("similarity_loss", TORCH_BOX(&ccp::similarity_loss_cpu));
+  m.impl("similarity_loss_backward", TORCH_BOX(&ccp::similarity_loss_backward_cpu));
 }

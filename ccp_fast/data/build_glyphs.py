@@ -1,13 +1,16 @@
-"""Draws ``glyphs.bin`` from Debian's font packages: ``python -m ccp_fast.data.build_glyphs --out DIRECTORY``.
+"""Draws ``glyphs.bin`` from Debian's font packages.
 
-Needed only by whoever rebuilds the set (Debian 12 and Pillow, no network); everyone else reads the file. Install
-what ``--packages`` prints with apt-get first. Writes ``glyphs.bin`` and ``glyphs_licenses/``. Two runs with the same
-fonts, Pillow and FreeType give the same bytes.
+    python -m ccp_fast.data.build_glyphs --out ccp_fast/data
 
-1. Every kanji of JIS X 0208 is drawn in every face. What a face's cmap claims is not believed: a blank image means
-   "not drawn", and so does an image that occurs three times or more within the face (a placeholder).
+Needed only by whoever rebuilds the set, on Debian 12 with Pillow; it says which packages to install. Everyone
+else reads the file. The faces are handwriting, brush and display faces, because plain text faces look too
+much alike; all are in the public domain or under BSD, MIT or OFL. The same fonts, Pillow and FreeType give
+the same file.
+
+1. Every kanji of JIS X 0208 is drawn in every face. What a face's cmap claims is not believed: a blank image
+   means "not drawn", and so does an image that occurs three times or more within the face (a placeholder).
 2. The classes are the 1,500 characters with the lowest hash among those that all faces draw.
-3. The samples of a class are the 8 faces with the lowest hash of (character, face): another choice for each class.
+3. The samples of a class are the 8 faces with the lowest hash of (character, face): another choice per class.
 """
 
 from __future__ import annotations
@@ -41,12 +44,12 @@ Glyph = npt.NDArray[np.uint8]  # [SIZE, SIZE], 0..15
 
 @dataclass(frozen=True)
 class Face:
-    """A typeface: its name in the data set, its file below ``FONTS``, the Debian package, its licence (SPDX)."""
+    """A typeface and where it comes from."""
 
-    name: str
-    file: str
-    package: str
-    licence: str
+    name: str  # in the data set
+    file: str  # below FONTS
+    package: str  # of Debian
+    licence: str  # SPDX identifier, or "public domain"
 
     @property
     def notice(self) -> str:
@@ -58,8 +61,15 @@ FACES = (
     Face("aoyagi-kouzan-t", "aoyagi-kouzan-t/AoyagiKouzanT.ttf", "fonts-aoyagi-kouzan-t", "public domain"),
     Face("aoyagi-soseki", "aoyagi-soseki/aoyagi-soseki.ttf", "fonts-aoyagi-soseki", "public domain"),
     Face("kouzan-kaisho", "kouzan-mouhitsu/kouzan-mouhitsu.ttf", "fonts-kouzan-mouhitsu", "public domain"),
-    Face("kouzan-gyosho", "kouzan-mouhitsu/kouzan-mouhitsu-gyosho.ttf", "fonts-kouzan-mouhitsu", "public domain"),
-    Face("kouzan-sosho", "kouzan-mouhitsu/KouzanBrushFontSousyo.ttf", "fonts-kouzan-mouhitsu", "public domain"),
+    Face(
+        "kouzan-gyosho",
+        "kouzan-mouhitsu/kouzan-mouhitsu-gyosho.ttf",
+        "fonts-kouzan-mouhitsu",
+        "public domain",
+    ),
+    Face(
+        "kouzan-sosho", "kouzan-mouhitsu/KouzanBrushFontSousyo.ttf", "fonts-kouzan-mouhitsu", "public domain"
+    ),
     Face("dejima-mincho", "dejima-mincho/dejima-mincho-r227.ttf", "fonts-dejima-mincho", "MIT"),
     Face("dotgothic16", "dotgothic16/DotGothic16-Regular.ttf", "fonts-dotgothic16", "OFL-1.1"),
     Face("kiloji", "kiloji/kiloji.ttf", "fonts-kiloji", "BSD-3-Clause"),
@@ -98,15 +108,16 @@ def draw(font: ImageFont.FreeTypeFont, character: str) -> Glyph | None:
     width, height = (max(1, round(side * scale)) for side in large.size)
     side = SIZE * OVERSAMPLING
     canvas = Image.new("L", (side, side))
-    canvas.paste(large.resize((width, height), Image.Resampling.BOX), ((side - width) // 2, (side - height) // 2))
+    canvas.paste(
+        large.resize((width, height), Image.Resampling.BOX), ((side - width) // 2, (side - height) // 2)
+    )
     gray = np.asarray(canvas.reduce(OVERSAMPLING), dtype=np.uint16)
     glyph = ((gray * 15 + 127) // 255).astype(np.uint8)
     return glyph if glyph.any() else None
 
 
-def draw_face(face: Face, characters: list[str]) -> dict[str, Glyph]:
-    """What the face really draws, placeholders left out."""
-    font = ImageFont.truetype(FONTS / face.file, INK * OVERSAMPLING, layout_engine=ImageFont.Layout.BASIC)
+def draw_all(font: ImageFont.FreeTypeFont, characters: list[str]) -> dict[str, Glyph]:
+    """What the font really draws: neither blanks nor placeholders."""
     drawn = {c: glyph for c in characters if (glyph := draw(font, c)) is not None}
     seen = Counter(glyph.tobytes() for glyph in drawn.values())
     return {c: glyph for c, glyph in drawn.items() if seen[glyph.tobytes()] < PLACEHOLDER_COUNT}
@@ -117,19 +128,28 @@ def rank(*key: str) -> bytes:
     return hashlib.sha256("/".join(key).encode()).digest()
 
 
+def choose_faces(character: str) -> list[int]:
+    """Positions in ``FACES`` of the character's samples."""
+    return sorted(range(len(FACES)), key=lambda face: rank(character, FACES[face].name))[:PER_CLASS]
+
+
 def build() -> PackedImages:
     """Draw every face and choose classes and samples."""
     characters = candidates()
     drawn = []
     for face in FACES:
-        drawn.append(draw_face(face, characters))
+        path = FONTS / face.file
+        font = ImageFont.truetype(path, INK * OVERSAMPLING, layout_engine=ImageFont.Layout.BASIC)
+        drawn.append(draw_all(font, characters))
         print(f"{face.name}: draws {len(drawn[-1])} of {len(characters)}", flush=True)
     everywhere = [c for c in characters if all(c in glyphs for glyphs in drawn)]
     print(f"drawn by all {len(FACES)} faces: {len(everywhere)}")
     if len(everywhere) < NUM_CLASSES:
-        raise SystemExit(f"expected at least {NUM_CLASSES} characters drawn by all faces, got {len(everywhere)}")
+        raise SystemExit(
+            f"expected at least {NUM_CLASSES} characters drawn by all faces, got {len(everywhere)}"
+        )
     classes = sorted(everywhere, key=rank)[:NUM_CLASSES]
-    chosen = [sorted(range(len(FACES)), key=lambda f: rank(c, FACES[f].name))[:PER_CLASS] for c in classes]
+    chosen = [choose_faces(c) for c in classes]
     return PackedImages(
         class_names=tuple(classes),
         sources=tuple(face.name for face in FACES),
@@ -145,23 +165,28 @@ def write_licenses(directory: Path) -> None:
     for face in FACES:
         shutil.copyfile(DOCS / face.package / "copyright", directory / face.notice)
         version = subprocess.run(
-            ["dpkg-query", "--show", "--showformat=${Version}", face.package], check=True, capture_output=True, text=True
+            ["dpkg-query", "--show", "--showformat=${Version}", face.package],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
         rows.append(
             f"| {face.name} | `{Path(face.file).name}` | {face.package} | {version} | {face.licence} "
             f"| [{face.notice}]({face.notice}) |"
         )
     drawn_with = f"Pillow {features.version('pil')} and FreeType {features.version('freetype2')}"
-    (directory / "README.md").write_text(README.format(rows="\n".join(rows), drawn_with=drawn_with), encoding="utf-8")
+    (directory / "README.md").write_text(
+        README.format(rows="\n".join(rows), drawn_with=drawn_with), encoding="utf-8"
+    )
 
 
 README = """\
 # Typefaces of the glyph set
 
-`glyphs.bin` holds images of characters drawn with the typefaces below, taken from Debian 12 with {drawn_with}.
-No font file is part of this package. Each notice is the copyright file of its Debian package, unchanged; what it says
-about `debian/*` concerns Debian's packaging, of which nothing is used here. Our thanks go to the people who drew these
-faces and gave them away.
+`glyphs.bin` holds images of characters drawn with the typefaces below, taken from Debian 12, with
+{drawn_with}. No font file is part of this package.
+Each notice is the copyright file of its Debian package, unchanged; what it says about `debian/*` concerns
+Debian's packaging, of which nothing is used here. Thanks to those who drew these faces and gave them away.
 
 Written by `python -m ccp_fast.data.build_glyphs`; do not edit by hand.
 
@@ -173,20 +198,22 @@ Written by `python -m ccp_fast.data.build_glyphs`; do not edit by hand.
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m ccp_fast.data.build_glyphs", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
-    parser.add_argument("--packages", action="store_true", help="print the Debian packages needed, and stop")
-    options = parser.parse_args()
-    if options.packages:
-        print(*sorted({face.package for face in FACES}))
-        return
+    parser = argparse.ArgumentParser(
+        prog="python -m ccp_fast.data.build_glyphs",
+        description="Draws the glyph set from Debian's font packages.",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write glyphs.bin and glyphs_licenses/ to"
+    )
+    out: Path = parser.parse_args().out
     missing = sorted({face.package for face in FACES if not (FONTS / face.file).is_file()})
     if missing:
         raise SystemExit(f"fonts are missing; install them with: apt-get install {' '.join(missing)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_packed(options.out / "glyphs.bin", build())
-    write_licenses(options.out / "glyphs_licenses")
-    print(f"wrote {options.out / 'glyphs.bin'}: {(options.out / 'glyphs.bin').stat().st_size} bytes")
+    data = build()
+    out.mkdir(parents=True, exist_ok=True)
+    write_packed(out / "glyphs.bin", data)
+    write_licenses(out / "glyphs_licenses")
+    print(f"wrote {out / 'glyphs.bin'}: {(out / 'glyphs.bin').stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

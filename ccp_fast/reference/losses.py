@@ -1,16 +1,18 @@
-"""The losses. Each is a short function from matrices over all pairs to `Parts`, and a public face with the arguments.
+"""The losses: each a short function from matrices over all pairs to `Parts`, and a public face to it.
 
-Notation: row i, column j; P_i its positives, N_i its negatives; s_ij dot product, d_ij distance of normalised vectors.
-Arguments shared by all:
+Notation: row i, column j; P_i its positives, N_i its negatives; s_ij dot product, d_ij distance, both of
+normalised vectors. Arguments shared by all:
 
 anchors           [M, D] floating point
-references        None: the anchors themselves, a sample paired with all but itself; [N, D]: any labelled vectors;
-                  [C, K, D]: K proxies of each of C classes, then labels must lie in [0, C) where anchor="sample"
+references        None: the anchors themselves, a sample paired with all but itself;
+                  [N, D]: any labelled vectors;
+                  [C, K, D]: K proxies of each of C classes; where anchor="sample", labels must lie in [0, C)
 labels            [M] int64
 reference_labels  [N] int64, for references of shape [N, D] only
 normalize         "ball" v/max(1,‖v‖), "unit" v/‖v‖, None; of anchors and references alike
-reduction         "none" one value a row, "sum", "anchor_mean" sum / rows, "mean" and "active_mean" as each loss says
-anchor            "sample": the anchors are the rows; "proxy": the references are, and the anchors their columns
+reduction         "none" one value a row, "sum", "anchor_mean" sum / rows,
+                  "mean" and "active_mean" as each loss says
+anchor            "sample": the anchors are the rows; "proxy": the references are the rows
 
 All raise ValueError, naming the argument, for a wrong shape, dtype, label or option.
 """
@@ -40,7 +42,10 @@ def contrastive(
     reduction: Reduction = "active_mean",
     anchor: Anchor = "sample",
 ) -> Tensor:
-    """l2: Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊; cosine: Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊.
+    """Contrastive loss with two margins.
+
+    l2:      Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊
+    cosine:  Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊
 
     active_mean: each sign over its nonzero terms (C2 of arXiv 2209.09060). mean: each over all R·Q entries.
     C1 of that paper is distance="cosine", pos_margin=0, neg_margin=0.5, reduction="anchor_mean".
@@ -89,8 +94,9 @@ def multi_similarity(
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
 ) -> Tensor:
-    """(1/α) log(1 + Σ_P e^{−α(s−base)}) + (1/β) log(1 + Σ_N e^{β(s−base)}), without pair mining (arXiv 1904.06627, eq. 15).
+    """(1/α) log(1 + Σ_P e^{−α(s−base)}) + (1/β) log(1 + Σ_N e^{β(s−base)}).
 
+    Source: arXiv 1904.06627, section 3.3, without the pair mining.
     mean: over the rows. active_mean: each part over the rows that have such a pair.
     """
     pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
@@ -113,7 +119,7 @@ def proxy_nca(
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
 ) -> Tensor:
-    """−log(Σ_P e^{−d²/T} / Σ e^{−d²/T}); the denominator runs over P and N ("plus_plus") or over N alone ("original").
+    """−log(Σ_P e^{−d²/T} / Σ_Z e^{−d²/T}); Z is P and N ("plus_plus") or N alone ("original").
 
     Sources: arXiv 2004.01113 (plus_plus, K = 1), arXiv 1703.07464 (original; it can be negative).
     A row without positives, or without negatives in "original", gives 0.
@@ -151,7 +157,8 @@ def proxy_anchor(
 
 def _hinges(pull: Tensor, push: Tensor, positive: Tensor, negative: Tensor) -> Parts:
     """Row sums of the hinges of two matrices [R, Q]."""
-    pull, push = relu(pull) * positive, relu(push) * negative
+    pull = relu(pull).masked_fill(~positive, 0.0)
+    push = relu(push).masked_fill(~negative, 0.0)
     active = Count((pull > 0).sum(), (push > 0).sum())
     return Parts(pull.sum(1), push.sum(1), active, Count(pull.numel(), push.numel()))
 
@@ -159,7 +166,7 @@ def _hinges(pull: Tensor, push: Tensor, positive: Tensor, negative: Tensor) -> P
 def _triplets(d: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Parts:
     """d [R, Q]; the cube [R, Q, Q] holds d_ip − d_in + margin."""
     valid = positive[:, :, None] & negative[:, None, :]
-    hinge = relu(d[:, :, None] - d[:, None, :] + margin) * valid
+    hinge = relu(d[:, :, None] - d[:, None, :] + margin).masked_fill(~valid, 0.0)
     return Parts(hinge.sum((1, 2)), d.new_zeros(len(d)), Count((hinge > 0).sum(), 0), Count(valid.sum(), 0))
 
 
@@ -195,5 +202,5 @@ def _log_sum_exp(logits: Tensor, mask: Tensor, empty: float) -> Tensor:
 
 
 def _softplus(x: Tensor) -> Tensor:
-    """log(1 + e^x) to full precision on both sides, unlike `torch.nn.functional.softplus`, which is linear above 20."""
+    """log(1 + e^x) to full precision; `torch.nn.functional.softplus` is linear above 20."""
     return -logsigmoid(-x)

@@ -23,15 +23,19 @@ class Pairs(NamedTuple):
 
     def similarity(self) -> Tensor:
         """[R, Q] dot products."""
-        return self.rows @ self.columns.T
+        return torch.mm(self.rows, self.columns.T)
 
     def squared_distance(self) -> Tensor:
         """[R, Q] from differences, so that it is exact near zero."""
-        return (self.rows[:, None] - self.columns).square().sum(-1)
+        return self.differences().square().sum(-1)
 
     def distance(self) -> Tensor:
         """[R, Q], gradient 0 where it is 0."""
-        return norm(self.rows[:, None] - self.columns)
+        return norm(self.differences())
+
+    def differences(self) -> Tensor:
+        """[R, Q, D]."""
+        return torch.sub(self.rows[:, None], self.columns)
 
 
 def norm(vectors: Tensor) -> Tensor:
@@ -77,7 +81,9 @@ def make_pairs(
 
     flat, flat_labels = _flatten(references, labels, reference_labels, anchor)
     if flat.shape[1] != anchors.shape[1]:
-        raise ValueError(f"references: expected vectors of {anchors.shape[1]} components, got {flat.shape[1]}")
+        raise ValueError(
+            f"references: expected vectors of {anchors.shape[1]} components, got {flat.shape[1]}"
+        )
     targets = normalise(_at_least_float32(flat), normalize)
     if samples.dtype != targets.dtype:  # float64 samples, float32 proxies: the wider of the two
         wide = torch.promote_types(samples.dtype, targets.dtype)

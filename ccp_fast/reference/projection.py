@@ -15,17 +15,19 @@ def projection_grad_(
     lam: float,
     grads: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
-    """grads[i] += lam·(params[i] − previous[i]) in place; returns 0.5·lam·Σ‖params[i] − previous[i]‖² as a scalar tensor.
+    """grads[i] += lam·(params[i] − previous[i]) in place; returns 0.5·lam·Σ‖params[i] − previous[i]‖².
 
-    `grads` defaults to the `.grad` of the parameters. Where a gradient is None the parameter takes no part, neither in
-    the gradients nor in the penalty. The penalty is float64 if a parameter is, float32 otherwise, on the device of
-    the first parameter. Raises ValueError for lists of different lengths or tensors of different shapes.
+    `grads` defaults to the `.grad` of the parameters. Where a gradient is None the parameter takes no part,
+    neither in the gradients nor in the penalty. The penalty is a scalar tensor on the device of the first
+    parameter, float64 if a parameter is, float32 otherwise. Raises ValueError for lists of different lengths
+    or tensors of different shapes.
     """
     if grads is None:
         grads = [p.grad for p in params]
     if not len(params) == len(previous) == len(grads):
         raise ValueError(
-            f"params, previous, grads: expected equal lengths, got {len(params)}, {len(previous)}, {len(grads)}"
+            "params, previous, grads: expected equal lengths, "
+            f"got {len(params)}, {len(previous)}, {len(grads)}"
         )
     wide = torch.float64 if any(p.dtype == torch.float64 for p in params) else torch.float32
     penalty = torch.zeros((), dtype=wide, device=params[0].device if params else None)

@@ -26,7 +26,7 @@ class Parts(NamedTuple):
 
 
 def reduce(parts: Parts, reduction: Reduction) -> Tensor:
-    """`none`: [R]. `sum`: over the rows. `anchor_mean`: sum / R. `mean` and `active_mean`: each part over its count."""
+    """none: [R]; sum: over the rows; anchor_mean: sum / R; mean, active_mean: each part over its count."""
     rows = parts.positive + parts.negative
     if reduction == "none":
         return rows

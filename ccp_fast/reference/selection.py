@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,7 +23,8 @@ def farthest_points(
     points: Tensor,  # [N, D], or [S, n, D] for S segments of n points
     k: int,
     *,
-    offsets: Tensor | None = None,  # [S + 1] int64: segment s is points[offsets[s]:offsets[s + 1]]; None: one segment
+    offsets: Tensor
+    | None = None,  # [S + 1] int64: segment s is points[offsets[s]:offsets[s + 1]]; None: one segment
     seeds: Tensor | None = None,  # [T, D] with seed_offsets, or [S, t, D]
     seed_offsets: Tensor | None = None,  # [S + 1] int64
     normalize: Normalize = None,
@@ -30,10 +32,10 @@ def farthest_points(
 ) -> FarthestPoints:
     """k times per segment: pick argmax_i min_{s ∈ seeds + picks} ‖x_i − s‖².
 
-    Ties go to the lowest index; a picked point is not picked again. A segment without seeds starts with its point of
-    largest norm (that is what a single seed at the origin would pick), and only the picks are its centres.
-    With fewer than k points "repeat" cycles through the picks in order, "pad" gives index −1, both with radius 0;
-    an empty segment gives −1 and 0. Indices count the rows of the flat points, s·n + i for points [S, n, D].
+    Ties go to the lowest index; a picked point is not picked again. A segment without seeds starts with its
+    point of largest norm (what a single seed at the origin would pick), and only the picks are its centres.
+    With fewer than k points "repeat" cycles through the picks in order, "pad" gives index −1, both with
+    radius 0; an empty segment gives −1 and 0. Indices count rows of the flat points, s·n + i for [S, n, D].
     Raises ValueError for k < 1, NaN, or offsets that do not cut the points into segments.
     """
     if k < 1:
@@ -93,7 +95,9 @@ def _segments(name: str, cut_name: str, x: Tensor, offsets: Tensor | None) -> tu
             f"{name}: expected floating point of 2 or 3 dimensions, got {dtype} of shape {list(x.shape)}"
         )
     if bool(x.isnan().any()):
-        raise ValueError(f"{name}: expected numbers, got NaN in row {int(x.flatten(0, -2).isnan().any(-1).nonzero()[0])}")
+        raise ValueError(
+            f"{name}: expected numbers, got NaN in row {int(x.flatten(0, -2).isnan().any(-1).nonzero()[0])}"
+        )
     if x.dim() == 3:
         if offsets is not None:
             raise ValueError(f"{cut_name}: expected None for {name} of shape [S, n, D]")
@@ -103,8 +107,10 @@ def _segments(name: str, cut_name: str, x: Tensor, offsets: Tensor | None) -> tu
         return x, [0, len(x)]
     if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) < 1:
         dtype = str(offsets.dtype).removeprefix("torch.")
-        raise ValueError(f"{cut_name}: expected int64 of shape [S + 1], got {dtype} of shape {list(offsets.shape)}")
+        raise ValueError(
+            f"{cut_name}: expected int64 of shape [S + 1], got {dtype} of shape {list(offsets.shape)}"
+        )
     cuts: list[int] = offsets.tolist()
-    if cuts[0] != 0 or cuts[-1] != len(x) or any(a > b for a, b in zip(cuts, cuts[1:], strict=False)):
+    if cuts[0] != 0 or cuts[-1] != len(x) or any(a > b for a, b in pairwise(cuts)):
         raise ValueError(f"{cut_name}: expected a sorted list from 0 to {len(x)}, the rows of {name}")
     return x, cuts

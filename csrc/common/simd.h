@@ -32,16 +32,6 @@ CCP_HD double exp(double x) { return ::exp(x); }
 CCP_HD float sqrt(float x) { return ::sqrtf(x); }
 CCP_HD double sqrt(double x) { return ::sqrt(x); }
 
-// max and min keep a NaN in `b`, for numbers and vectors alike.
-template <class V>
-CCP_HD V max(V a, V b) {
-  return select(a > b, a, b);
-}
-template <class V>
-CCP_HD V min(V a, V b) {
-  return select(a < b, a, b);
-}
-
 // Vectors (host only) -------------------------------------------------------------------------------------------------
 
 #if !defined(__CUDACC__)
@@ -91,12 +81,31 @@ CCP_HD void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof(v));
 }
 template <class T>
+CCP_HD Mask<T> load_integers(const typename VecOf<T>::integer* p) {
+  Mask<T> v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <class T>
 CCP_HD Vec<T> broadcast(T x) {
   return Vec<T>{} + x;
 }
 
 CCP_HD VecF select(MaskF mask, VecF a, VecF b) { return mask ? a : b; }
 CCP_HD VecD select(MaskD mask, VecD a, VecD b) { return mask ? a : b; }
+#endif  // !__CUDACC__
+
+// max and min keep a NaN in `b`, for numbers and vectors alike.
+template <class V>
+CCP_HD V max(V a, V b) {
+  return select(a > b, a, b);
+}
+template <class V>
+CCP_HD V min(V a, V b) {
+  return select(a < b, a, b);
+}
+
+#if !defined(__CUDACC__)
 
 CCP_HD bool any(MaskF mask) {
 #if defined(__AVX512F__)

@@ -1,0 +1,86 @@
+"""Proxies from a pool by k-center, and what a set of proxies covers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ccp_fast import functional as F
+from ccp_fast.alternating.pool import EmbeddedPool
+from ccp_fast.reference.pairs import Normalize, normalise
+
+
+class Choice(NamedTuple):
+    """New proxies of every class."""
+
+    proxies: Tensor  # [C, K, D]
+    kept: int  # classes absent from the pool: their proxies are the old ones
+
+
+@torch.no_grad()
+def choose_proxies(pool: EmbeddedPool, old: Tensor, seeds: Tensor | None, normalize: Normalize) -> Choice:
+    """The K embeddings of each class that k-center picks, seeded by seeds [C, t, D]; old [C, K, D] where there are none.
+
+    Distances are between vectors normalised as `normalize` says; the proxies are the embeddings as they are. The picks
+    come in the order of k-center: the first ones cover most.
+    """
+    picks = F.farthest_points(
+        pool.embeddings,
+        old.shape[1],
+        offsets=pool.offsets,
+        seeds=None if seeds is None else seeds.flatten(0, 1),
+        seed_offsets=None if seeds is None else _even_offsets(seeds),
+        normalize=normalize,
+        short="repeat",
+    ).indices
+    absent = picks[:, 0] < 0
+    chosen = pool.embeddings[picks.clamp(min=0)]
+    return Choice(torch.where(absent[:, None, None], old, chosen), int(absent.sum()))
+
+
+@torch.no_grad()
+def covering_radii(pool: EmbeddedPool, centres: Tensor, normalize: Normalize) -> Tensor:
+    """[number of classes in the pool]: the largest distance of a point of the class to its nearest centre of [C, K, D]."""
+    # That point is what k-center seeded by the centres picks first.
+    farthest = F.farthest_points(
+        pool.embeddings,
+        1,
+        offsets=pool.offsets,
+        seeds=centres.flatten(0, 1),
+        seed_offsets=_even_offsets(centres),
+        normalize=normalize,
+    ).indices[:, 0]
+    present = farthest >= 0
+    points = normalise(pool.embeddings[farthest[present]], normalize)
+    return (points[:, None] - normalise(centres[present], normalize)).norm(dim=2).amin(1)
+
+
+@torch.no_grad()
+def spread(centres: Tensor, normalize: Normalize) -> float:
+    """Mean distance between two centres of a class of [C, K, D]; 0 for K = 1."""
+    classes, count, _ = centres.shape
+    vectors = normalise(centres, normalize)
+    # Not by |x|² + |y|² − 2xy: centres that coincide are at distance 0.
+    distances = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+    return float(distances.sum()) / max(classes * count * (count - 1), 1)
+
+
+def check_pool(pool: EmbeddedPool, proxies: Tensor) -> EmbeddedPool:
+    """The pool with the dtype and on the device of the proxies [C, K, D]; ValueError if it does not fit them."""
+    classes, _, dim = proxies.shape
+    embeddings, offsets = pool
+    if embeddings.dim() != 2 or embeddings.shape[1] != dim or len(embeddings) == 0:
+        raise ValueError(f"pool: expected embeddings of shape [N > 0, {dim}], got {list(embeddings.shape)}")
+    if offsets.shape != (classes + 1,):
+        raise ValueError(
+            f"pool: expected offsets of shape [{classes + 1}] for {classes} classes, got {list(offsets.shape)}"
+        )
+    return EmbeddedPool(embeddings.detach().to(proxies), offsets.to(proxies.device))
+
+
+def _even_offsets(vectors: Tensor) -> Tensor:
+    """Segment boundaries [C + 1] of the flat rows of vectors [C, n, D]."""
+    classes, size, _ = vectors.shape
+    return torch.arange(classes + 1, device=vectors.device) * size

@@ -1,0 +1,113 @@
+"""Embeddings in fixed point, so that every dot product is exact.
+
+A matrix product in floating point depends on how its sums are cut into tiles, hence on the block size, on the
+number of threads and on the device; two identical references may then differ in the last bit and a tie is
+broken by chance. Here each row is rounded to 26 bits relative to its norm (an fp32 number has 24). A product
+of two such numbers has 52 bits, and by Cauchy-Schwarz every partial sum of a dot product stays within one
+more: all of them are exact in fp64, in any order. What an fp64 matrix product returns is then a function of
+the two rows alone.
+
+fp64 rows carry a second slice with the next 18 bits; the four products of slices are exact as well (for D <=
+2**19) and are added in one fixed order. Splitting into exactly multipliable slices: Ozaki et al., Numerical
+Algorithms 59 (2012), "Error-free transformations of matrix multiplication".
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Normalize = Literal["unit", "ball"] | None
+
+_BITS = 26  # first slice
+_LOW_BITS = 18  # second slice, fp64 rows only
+_CHUNK = 1 << 20  # elements prepared at a time
+_KEEP = (
+    1 << 24
+)  # elements up to which the slices are kept (128 MB) instead of being made again for every tile
+
+
+def ordered_sum(x: Tensor) -> Tensor:  # [M, W] -> [M]
+    """Row sums in one fixed order, whatever the device, the threads or the zeros appended to a row."""
+    while x.shape[1] > 1:
+        half = 1 << ((x.shape[1] - 1).bit_length() - 1)  # the largest power of two below the width
+        low, high = x[:, :half].clone(), x[:, half:]
+        low[:, : high.shape[1]] += high
+        x = low
+    return x.sum(1)
+
+
+class FixedPointRows:
+    """The rows of ``values`` [N, D], normalised and rounded; of a large matrix only 24 bytes a row are
+    kept."""
+
+    def __init__(self, name: str, values: Tensor, normalize: Normalize, *, double: bool) -> None:
+        self.values = values.detach()
+        self.double = double
+        rows = max(1, _CHUNK // values.shape[1])
+        parts = [_scales(name, start, part, normalize) for start, part in _chunks(self.values, rows)]
+        self._factor = torch.cat([factor for factor, _ in parts])  # [N] row * factor: integers below 2**26
+        self._step = torch.cat(
+            [step for _, step in parts]
+        )  # [N] a power of two: integer * step: the row again
+        self._kept: tuple[Tensor, ...] | None = None
+        self.square = torch.cat(  # [N] squared norms
+            [self._squares(slice(start, start + len(part))) for start, part in _chunks(self.values, rows)]
+        )
+
+        if values.numel() <= _KEEP:
+            self._kept = self.slices(slice(None))
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def slices(self, rows: slice | Tensor) -> tuple[Tensor, ...]:
+        """Fixed-point slices of some rows, each [rows, D] fp64; their sum is the row."""
+        if self._kept is not None:
+            return tuple(kept[rows] for kept in self._kept)
+        scaled = self.values[rows].to(torch.float64) * self._factor[rows, None]
+        step = self._step[rows, None]
+        if not self.double:
+            return (scaled.round_().mul_(step),)
+        high = scaled.round()
+        low = scaled.sub_(high).mul_(2.0**_LOW_BITS).round_().mul_(2.0**-_LOW_BITS)
+        return (high.mul_(step), low.mul_(step))
+
+    def _squares(self, rows: slice) -> Tensor:
+        slices = self.slices(rows)
+        return _in_order([(a * b).sum(1) for a in slices for b in slices])  # the terms and the order of dots
+
+
+def dots(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Tensor:
+    """<l_i, r_j> for slices of M and N rows, [M, N] fp64."""
+    return _in_order([torch.mm(a, b.T) for a in left for b in right])
+
+
+def _in_order(terms: list[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total += term
+    return total
+
+
+def _chunks(values: Tensor, rows: int) -> list[tuple[int, Tensor]]:
+    return [(start, values[start : start + rows]) for start in range(0, len(values), rows)]
+
+
+def _scales(name: str, start: int, part: Tensor, normalize: Normalize) -> tuple[Tensor, Tensor]:
+    square = ordered_sum(part.to(torch.float64).square())
+    bad = (~(4.0 * square).isfinite()).nonzero()
+    if len(bad):
+        row = start + int(bad[0])
+        raise ValueError(f"{name}: expected finite embeddings, got NaN, infinity or an overflow in row {row}")
+    norm = square.sqrt()
+    if normalize is None:
+        scaled = torch.zeros_like(norm, dtype=torch.bool)
+    else:
+        scaled = norm > (1.0 if normalize == "ball" else 0.0)
+    # A row brought to length one lies within [-1, 1]; any other within the next power of two above its norm.
+    exponent = torch.where(scaled, 0, torch.frexp(norm).exponent)
+    step = torch.ldexp(torch.ones_like(norm), exponent - _BITS)
+    return torch.where(scaled, norm, 1.0).mul_(step).reciprocal_(), step

@@ -1,0 +1,168 @@
+"""The k nearest references of every query, exact, streamed over blocks of queries and of references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _checks
+from ._fixed_point import FixedPointRows, Normalize, dots
+
+BlockSize = tuple[int, int] | None
+
+_TILE = {"cpu": 1 << 22, "other": 1 << 26}  # fp64 elements of a tile of distances: 32 MB, 512 MB
+_COLUMNS = {"cpu": 4096, "other": 65536}
+
+
+class Nearest(NamedTuple):
+    """Neighbours of each query, the nearest first."""
+
+    indices: Tensor  # [M, k] int64, rows of the reference
+    distances: Tensor  # [M, k] Euclidean, fp32 (fp64 for fp64 embeddings)
+
+
+class RankedBlock(NamedTuple):
+    """The neighbours of some queries."""
+
+    rows: Tensor  # [B] int64, which queries
+    indices: Tensor  # [B, k] int64
+    squares: Tensor  # [B, k] fp64, squared distances
+
+
+@torch.no_grad()
+def nearest(
+    query: Tensor,
+    k: int,
+    reference: Tensor | None = None,
+    *,
+    normalize: Normalize = "unit",
+    block_size: BlockSize = None,
+) -> Nearest:
+    """The ``k`` nearest references of every query by Euclidean distance.
+
+    Exact, and ordered by (distance, index): of two references at the same distance the lower index comes
+    first. The result does not depend on ``block_size``, the number of threads or the device. Distances are
+    those of the rows rounded to 26 bits relative to their norm (44 for fp64), finer than fp32 itself; equal
+    rows are at distance 0.
+
+    Args:
+        query: [M, D] floating point.
+        k: number of neighbours, at most the number of references (less one if ``reference`` is None).
+        reference: [N, D]; None: the queries themselves, each leaving out itself (by its index: a duplicate
+            stays).
+        normalize: "unit" v/‖v‖ (the order of cosine similarity, which is 1 - d²/2), "ball" v/max(1,‖v‖), or
+            None.
+        block_size: queries and references per tile; None: tiles of 32 MB on the CPU, 512 MB elsewhere.
+
+    Returns:
+        ``Nearest(indices [M, k] int64, distances [M, k])``.
+
+    Raises:
+        ValueError: empty or non-finite embeddings, shapes, dtypes or devices that do not fit, k out of range.
+    """
+    q, r = prepare(query, reference, normalize)
+    most = len(r) - (reference is None)
+    if not 1 <= k <= most:
+        raise ValueError(f"k: expected 1 to {most}, the number of references of a query, got {k}")
+    device = query.device
+    indices = torch.empty(len(q), k, dtype=torch.int64, device=device)
+    distances = torch.empty(len(q), k, dtype=torch.float64 if q.double else torch.float32, device=device)
+    rows = torch.arange(len(q), device=device)
+    for block in ranked_blocks(q, r, rows, torch.full_like(rows, k), reference is None, block_size):
+        indices[block.rows] = block.indices
+        distances[block.rows] = block.squares.sqrt().to(distances.dtype)
+    return Nearest(indices, distances)
+
+
+def prepare(
+    query: Tensor, reference: Tensor | None, normalize: Normalize
+) -> tuple[FixedPointRows, FixedPointRows]:
+    """Check the embeddings and bring them to fixed point."""
+    _checks.embeddings("query", query)
+    if normalize not in ("unit", "ball", None):
+        raise ValueError(f'normalize: expected "unit", "ball" or None, got {normalize!r}')
+    double = query.dtype == torch.float64
+    if reference is None:
+        q = FixedPointRows("query", query, normalize, double=double)
+        return q, q
+    _checks.embeddings("reference", reference, like=query)
+    double = double or reference.dtype == torch.float64
+    q = FixedPointRows("query", query, normalize, double=double)
+    return q, FixedPointRows("reference", reference, normalize, double=double)
+
+
+def ranked_blocks(
+    query: FixedPointRows,
+    reference: FixedPointRows,
+    rows: Tensor,
+    k: Tensor,
+    exclude_self: bool,
+    block_size: BlockSize = None,
+) -> Iterator[RankedBlock]:
+    """Rank the queries ``rows`` [B] with at least ``k`` [B] neighbours each.
+
+    Queries of similar k share a block (within a factor of two), so that the few members of a huge class,
+    which ask for thousands of neighbours, do not make all the others pay for as many. Blocks come in order of
+    k, not of rows.
+    """
+    if block_size is not None:
+        _checks.block_size(block_size)
+    order = k.argsort(stable=True)
+    rows, k = rows[order], k[order].cpu()
+    start = 0
+    while start < len(rows):
+        most = max(8, 2 * int(k[start]))
+        stop = int(torch.searchsorted(k, most, right=True))
+        widest = int(k[stop - 1])
+        height, width = block_size or _tile(widest, len(reference), query.values.device)
+        for first in range(start, stop, height):
+            yield _rank(
+                query, reference, rows[first : min(first + height, stop)], widest, exclude_self, width
+            )
+        start = stop
+
+
+def _tile(k: int, references: int, device: torch.device) -> tuple[int, int]:
+    kind = "cpu" if device.type == "cpu" else "other"
+    width = min(references, max(_COLUMNS[kind], 4 * k))
+    return max(16, _TILE[kind] // width), width
+
+
+def _rank(
+    query: FixedPointRows, reference: FixedPointRows, rows: Tensor, k: int, exclude_self: bool, width: int
+) -> RankedBlock:
+    minus_twice = tuple(-2.0 * part for part in query.slices(rows))  # exact: a power of two
+    indices = rows.new_empty(len(rows), 0)
+    scores = query.square.new_empty(len(rows), 0)
+    for start in range(0, len(reference), width):
+        part = slice(start, min(start + width, len(reference)))
+        # ‖r‖² - 2<q, r>: the squared distance less ‖q‖², which is the same along a row
+        tile = dots(minus_twice, reference.slices(part)).add_(reference.square[part])
+        if exclude_self:
+            own = ((rows >= part.start) & (rows < part.stop)).nonzero().squeeze(1)
+            tile[own, rows[own] - part.start] = torch.inf
+        columns = _smallest(tile, min(k, tile.shape[1]))
+        # What is already there has lower indices than this tile, so a stable sort orders by (score, index).
+        indices = torch.cat([indices, columns + start], dim=1)
+        scores, order = torch.cat([scores, tile.gather(1, columns)], dim=1).sort(dim=1, stable=True)
+        indices, scores = indices.gather(1, order)[:, :k], scores[:, :k]
+    return RankedBlock(rows, indices, scores.add(query.square[rows, None]).clamp_(min=0.0))
+
+
+def _smallest(tile: Tensor, k: int) -> Tensor:
+    """Columns of the k smallest entries of each row, ascending [B, k]; of equal entries the first."""
+    if k == tile.shape[1]:
+        return torch.arange(k, device=tile.device).expand(tile.shape[0], k)
+    values, columns = tile.topk(k + 1, dim=1, largest=False)
+    columns = columns[:, :k].sort(dim=1).values
+    # topk takes any of the entries equal to the k-th: where one of them was left out, choose again.
+    tied = (values[:, k - 1] == values[:, k]).nonzero().squeeze(1)
+    if len(tied):
+        part, bound = tile[tied], values[tied, k - 1 : k]
+        below, equal = part < bound, part == bound
+        taken = below | (equal & (equal.cumsum(1) <= k - below.sum(1, keepdim=True)))
+        columns[tied] = taken.nonzero()[:, 1].view(len(tied), k)
+    return columns

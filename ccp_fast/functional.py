@@ -1,0 +1,303 @@
+"""The fused losses as functions: import one into your own trainer.
+
+Every loss compares M anchors (samples) with N references and reduces over all M·N pairs without ever storing them: extra
+memory is O(M + N). Arguments that all of them share:
+
+anchors            [M, D] float32, float64, bfloat16 or float16. Sums are kept in float32 (float64 if either side is)
+references         None: the anchors themselves, each paired with all others but not with itself;
+                   [N, D] with reference_labels: a memory, a second batch;
+                   [C, K, D]: K proxies of each of C classes, class c owning references[c]
+labels             [M] int64; in [0, C) where the references are proxies
+reference_labels   [N] int64, with references of shape [N, D] only
+normalize          "unit" v/‖v‖ (zero vectors stay zero), "ball" v/max(1, ‖v‖), None; applied to both sides inside the op
+reduction          "none": one value per row; "sum"; "anchor_mean": sum / rows; "mean" and "active_mean": see each loss
+anchor             "sample": the anchors are the rows of the loss; "proxy": the references are the rows and the anchors
+                   their columns
+
+Notation: i a row, j a column; P_i the columns of i's class (without i itself), N_i the others; s_ij the dot product and
+d_ij = ‖a_i − r_j‖ the distance of the normalised vectors. A distance of zero has the gradient zero.
+
+Losses and gradients are deterministic: the same bits for any number of threads. Both sides may have different dtypes, and
+each gradient has its own side's, so autocast never touches a parameter. `create_graph=True` works, through the dense
+`ccp_fast.reference`.
+
+All raise ValueError naming the argument for a wrong shape, dtype, device or option, and RuntimeError for labels that are
+out of range (that needs the values).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ccp_fast.ops.similarity_loss import similarity_loss
+from ccp_fast.projection import projection_grad_
+from ccp_fast.selection import FarthestPoints, farthest_points
+
+__all__ = [
+    "FarthestPoints",
+    "contrastive",
+    "farthest_points",
+    "multi_similarity",
+    "projection_grad_",
+    "proxy_anchor",
+    "proxy_nca",
+    "triplet",
+]
+
+Normalize = Literal["ball", "unit"] | None
+Reduction = Literal["active_mean", "mean", "anchor_mean", "sum", "none"]
+Anchor = Literal["sample", "proxy"]
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def contrastive(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    pos_margin: float = 0.0,
+    neg_margin: float = 0.5,
+    distance: Literal["l2", "cosine"] = "l2",
+    normalize: Normalize = "ball",
+    reduction: Reduction = "active_mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """Contrastive loss with a margin on each side.
+
+    l2: Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊; cosine: Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊.
+
+    active_mean: positives and negatives each over their nonzero terms. mean: each over all M·N entries.
+    C2 of arXiv 2209.09060 is the default; C1 is distance="cosine", reduction="anchor_mean".
+    Source: Hadsell, Chopra, LeCun 2006, eq. 4, unsquared as in arXiv 2209.09060.
+    """
+    _one_of("distance", distance, ("l2", "cosine"))
+    return _loss(
+        f"contrastive_{distance}",
+        [pos_margin, neg_margin],
+        anchors,
+        references,
+        labels,
+        reference_labels,
+        normalize,
+        reduction,
+        anchor,
+    )
+
+
+def triplet(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    margin: float = 0.05,
+    normalize: Normalize = "ball",
+    reduction: Reduction = "active_mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """Triplet loss over every triplet of a row, a positive and a negative: Σ (d_ip − d_in + margin)₊.
+
+    active_mean: over the triplets above zero. mean: over all triplets. Time is O(M·N·K) for K positives per row; the
+    M×N×N tensor is never built.
+    Source: Weinberger, Saul 2009; Schroff et al. 2015 (arXiv 1503.03832), eq. 3, with unsquared distances.
+    """
+    return _loss(
+        "triplet", [margin], anchors, references, labels, reference_labels, normalize, reduction, anchor
+    )
+
+
+def multi_similarity(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    normalize: Normalize = "unit",
+    reduction: Reduction = "mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """Multi-Similarity loss: (1/alpha)·log(1 + Σ_P e^{−alpha(s−base)}) + (1/beta)·log(1 + Σ_N e^{beta(s−base)}).
+
+    mean: over the rows. active_mean: each part over the rows that have such a pair. No pairs are mined away.
+    Source: Wang et al. 2019 (arXiv 1904.06627), eq. 15.
+    """
+    _positive("alpha", alpha)
+    _positive("beta", beta)
+    return _loss(
+        "multi_similarity",
+        [alpha, beta, base],
+        anchors,
+        references,
+        labels,
+        reference_labels,
+        normalize,
+        reduction,
+        anchor,
+    )
+
+
+def proxy_nca(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    temperature: float = 1 / 9,
+    variant: Literal["plus_plus", "original"] = "plus_plus",
+    normalize: Normalize = "unit",
+    reduction: Reduction = "mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """Proxy-NCA with logits l = −d²/temperature: log Σ_Z e^l − log Σ_P e^l.
+
+    "plus_plus": Z is every column. "original": Z is the negatives alone, so the loss may be negative. Several positives
+    are summed. A row without positives (or, in "original", without negatives) adds 0. On unit vectors −d²/temperature
+    is 2·cos/temperature up to a constant: the default equals the official ProxyNCA++ code's 18·cos.
+
+    mean: over the rows. active_mean: over the rows that count.
+    Source: Movshovitz-Attias et al. 2017 (arXiv 1703.07464), eq. 6; Teh et al. 2020 (arXiv 2004.01113), eq. 6.
+    """
+    _one_of("variant", variant, ("plus_plus", "original"))
+    _positive("temperature", temperature)
+    return _loss(
+        "proxy_nca" if variant == "plus_plus" else "proxy_nca_original",
+        [temperature],
+        anchors,
+        references,
+        labels,
+        reference_labels,
+        normalize,
+        reduction,
+        anchor,
+    )
+
+
+def proxy_anchor(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    alpha: float = 32.0,
+    margin: float = 0.1,
+    normalize: Normalize = "unit",
+    reduction: Reduction = "mean",
+    anchor: Anchor = "proxy",
+) -> Tensor:
+    """Proxy-Anchor loss, rows being the proxies: log(1 + Σ_P e^{−alpha(s−margin)}) + log(1 + Σ_N e^{alpha(s+margin)}).
+
+    mean: the positive part over the rows that have positives, the negative part over all rows, as in the paper.
+    active_mean: each part over the rows that have such a pair.
+    Source: Kim et al. 2020 (arXiv 2003.13911), eq. 4.
+    """
+    _positive("alpha", alpha)
+    return _loss(
+        "proxy_anchor",
+        [alpha, margin],
+        anchors,
+        references,
+        labels,
+        reference_labels,
+        normalize,
+        reduction,
+        anchor,
+    )
+
+
+def _loss(
+    name: str,
+    parameters: list[float],
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None,
+    normalize: Normalize,
+    reduction: Reduction,
+    anchor: Anchor,
+) -> Tensor:
+    """Check what needs no values, lay out the call, run the registered op."""
+    _one_of("normalize", normalize, ("ball", "unit", None))
+    _one_of("reduction", reduction, ("active_mean", "mean", "anchor_mean", "sum", "none"))
+    _one_of("anchor", anchor, ("sample", "proxy"))
+    _check_embeddings("anchors", anchors, "[M, D]", 2)
+    _check_labels("labels", labels, anchors.shape[0], anchors.device)
+    within_batch = references is None
+    if references is None:
+        if reference_labels is not None:
+            raise ValueError("reference_labels: expected None where references is None, got a tensor")
+        references, reference_labels = anchors, labels
+    else:
+        _check_references(anchors, references, reference_labels)
+    return similarity_loss(
+        anchors,
+        references,
+        labels,
+        reference_labels,
+        name,
+        [float(p) for p in parameters],
+        normalize or "none",
+        reduction,
+        anchor == "proxy",
+        within_batch,
+    )
+
+
+def _check_references(anchors: Tensor, references: Tensor, reference_labels: Tensor | None) -> None:
+    if references.dim() == 3:
+        if reference_labels is not None:
+            raise ValueError(
+                "reference_labels: expected None, since references of shape [C, K, D] imply them, got a tensor"
+            )
+        _check_embeddings("references", references, "[C, K, D]", 3)
+    else:
+        _check_embeddings("references", references, "[N, D] or [C, K, D]", 2)
+        if reference_labels is None:
+            raise ValueError(
+                f"reference_labels: expected int64 of shape [{references.shape[0]}] with references of shape [N, D], "
+                "got None"
+            )
+        _check_labels("reference_labels", reference_labels, references.shape[0], anchors.device)
+    if references.shape[-1] != anchors.shape[-1]:
+        raise ValueError(
+            f"references: expected last dimension {anchors.shape[-1]}, the anchors', got shape {list(references.shape)}"
+        )
+    if references.device != anchors.device:
+        raise ValueError(f"references: expected on {anchors.device}, the anchors' device, got {references.device}")
+
+
+def _check_embeddings(name: str, x: Tensor, shape: str, dims: int) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: expected a tensor of shape {shape}, got {type(x).__name__}")
+    if x.dim() != dims or x.dtype not in _FLOATS:
+        raise ValueError(f"{name}: expected floating point of shape {shape}, got {_describe(x)}")
+
+
+def _check_labels(name: str, x: Tensor, count: int, device: torch.device) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: expected int64 of shape [{count}], got {type(x).__name__}")
+    if x.dtype != torch.int64 or x.dim() != 1 or x.shape[0] != count:
+        raise ValueError(f"{name}: expected int64 of shape [{count}], got {_describe(x)}")
+    if x.device != device:
+        raise ValueError(f"{name}: expected on {device}, the anchors' device, got {x.device}")
+
+
+def _describe(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"
+
+
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: expected {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name}: expected a number above 0, got {value!r}")

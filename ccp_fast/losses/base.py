@@ -1,0 +1,89 @@
+"""What the loss modules share: their references, and the proxies they may own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Option = float | str | None
+
+
+class MetricLoss(nn.Module):
+    """A function of `ccp_fast.functional` with its options, and proxies if it owns any.
+
+    A new loss is a subclass whose `__init__` names the function and its keyword arguments: see `contrastive.py`.
+
+    Args:
+        function: called as function(anchors, references, labels, reference_labels, **options).
+        num_classes, dim, proxies_per_class: C, D and K of a Parameter `proxies` [C, K, D]; without num_classes and dim
+            the loss owns none. Drawn from a normal distribution of standard deviation 1/√D: norms are about 1.
+        options: keyword arguments of `function`, kept in `self.options`.
+
+    Raises ValueError where only one of num_classes and dim is given, or a size is below 1.
+    """
+
+    proxies: nn.Parameter | None
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        num_classes: int | None,
+        dim: int | None,
+        proxies_per_class: int,
+        **options: Option,
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.options = options
+        if (num_classes is None) != (dim is None):
+            raise ValueError(f"num_classes, dim: expected both or neither, got {num_classes} and {dim}")
+        for name, size in (("num_classes", num_classes), ("dim", dim), ("proxies_per_class", proxies_per_class)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name}: expected at least 1, got {size}")
+        if num_classes is None or dim is None:
+            self.register_parameter("proxies", None)
+        else:
+            self.proxies = nn.Parameter(torch.empty(num_classes, proxies_per_class, dim))
+            self.reset_parameters()
+
+    @property
+    def normalize(self) -> Option:
+        """How the loss normalises embeddings and references: "ball", "unit" or None."""
+        return self.options["normalize"]
+
+    def reset_parameters(self) -> None:
+        """Draw the proxies anew."""
+        if self.proxies is not None:
+            nn.init.normal_(self.proxies, std=self.proxies.shape[2] ** -0.5)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of embeddings [M, D] with labels [M] int64, a scalar unless reduction="none".
+
+        The references are ref_emb [N, D] with ref_labels [N] if given, else the proxies if the loss owns them (labels
+        then lie in [0, C)), else the batch itself, each sample paired with all others.
+        """
+        if (ref_emb is None) != (ref_labels is None):
+            missing = "ref_emb" if ref_emb is None else "ref_labels"
+            raise ValueError(f"ref_emb, ref_labels: expected both or neither, got no {missing}")
+        references = self.proxies if ref_emb is None else ref_emb
+        return self.function(embeddings, references, labels, ref_labels, **self.options)
+
+    def pairs(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The same loss within the batch, whether or not the loss owns proxies."""
+        return self.function(embeddings, None, labels, None, **self.options)
+
+    def extra_repr(self) -> str:
+        """Options, then the sizes of the proxies."""
+        parts = [f"{name}={value!r}" for name, value in self.options.items()]
+        if self.proxies is not None:
+            sizes = zip(("num_classes", "proxies_per_class", "dim"), self.proxies.shape, strict=True)
+            parts += [f"{name}={size}" for name, size in sizes]
+        return ", ".join(parts)

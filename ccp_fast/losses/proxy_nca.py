@@ -1,0 +1,40 @@
+"""Proxy-NCA and ProxyNCA++."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ccp_fast import functional as F
+from ccp_fast.losses.base import MetricLoss
+
+
+class ProxyNCALoss(MetricLoss):
+    """−log(Σ_P e^{−d²/T} / Σ e^{−d²/T}) to the proxies the loss owns (arXiv 2004.01113; variant="original": 1703.07464).
+
+    It is customary to train the proxies at up to 100 times the network's rate; CCP uses the same rate.
+    Options: see `ccp_fast.functional.proxy_nca`; proxies and references: see `MetricLoss`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int,
+        proxies_per_class: int = 1,
+        *,
+        temperature: float = 1 / 9,
+        variant: Literal["plus_plus", "original"] = "plus_plus",
+        normalize: Literal["ball", "unit"] | None = "unit",
+        reduction: Literal["active_mean", "mean", "anchor_mean", "sum", "none"] = "mean",
+        anchor: Literal["sample", "proxy"] = "sample",
+    ) -> None:
+        super().__init__(
+            F.proxy_nca,
+            num_classes,
+            dim,
+            proxies_per_class,
+            temperature=temperature,
+            variant=variant,
+            normalize=normalize,
+            reduction=reduction,
+            anchor=anchor,
+        )

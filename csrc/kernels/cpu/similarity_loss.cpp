@@ -1,0 +1,457 @@
+// The CPU driver of all similarity losses: forward gathers row states over the tiles of a sweep, backward computes each
+// tile again and turns it into gradients of both sides. Extra memory is O(rows + columns); no tile outlives its visit.
+#include "kernels/cpu/similarity_loss.h"
+
+#include "kernels/cpu/positives.h"
+
+namespace ccp {
+namespace CCP_CAPABILITY {
+namespace {
+
+template <class T, class Loss>
+class Driver {
+  static constexpr int L = kLanes<T>;
+  static constexpr int64_t kVectors = kTileRows / L;  // per row block
+  using V = Vec<T>;
+  using M = Mask<T>;
+  using State = typename Loss::template State<V>;
+
+  // What grad() needs of each row of a block: the saved numbers, then the weights of the positive and negative part.
+  static constexpr int64_t kRowInfo = kSaved + 2;
+
+ public:
+  explicit Driver(const SimilarityProblem& problem)
+      : p_(problem), loss_(problem.parameters), sweep_(problem, streams_columns(problem)) {}
+
+  void forward(const SimilarityForward& out) {
+    const int64_t streamed = sweep_.streamed_side().count, slices = sweep_.slices(streamed);
+    const int64_t tiles = sweep_.streams_columns() ? sweep_.resident_tiles() : 1;
+    Buffer<State> states(slices * tiles * kVectors);
+    for (int64_t i = 0; i < slices * tiles * kVectors; ++i) loss_.init(states[i]);
+    PositivesTable<T> positives = make_positives(slices);
+    Buffer<RowParts> totals(slices);
+    for (int64_t s = 0; s < slices; ++s) totals[s] = RowParts{};
+    memset(out.active, Loss::kHinge ? 0 : 1, size_t(larger(p_.rows.count, p_.columns.count)));
+
+    sweep_.run(
+        nullptr, streamed,
+        [&](const RowBlock<T>& block, int64_t slice) {
+          if (sweep_.streams_columns()) return;
+          for (int64_t v = 0; v < kVectors; ++v) loss_.init(states[slice * kVectors + v]);
+          positives.gather(block, slice);
+        },
+        [&](const Visit<T>& visit) {
+          gather_tile(visit, states + visit.row_slot * kVectors, positives, out.active);
+        },
+        [&](const Panel<T>& panel, int64_t slice) {
+          if (!sweep_.streams_columns()) finalize_rows(panel, panel.count, states + slice * kVectors, out, totals[slice]);
+        });
+
+    if (sweep_.streams_columns()) {
+      for (int64_t b = 0; b < tiles; ++b) {
+        State* merged = states + b * kVectors;
+        for (int64_t s = 1; s < slices; ++s)
+          for (int64_t v = 0; v < kVectors; ++v) loss_.merge(merged[v], states[(s * tiles + b) * kVectors + v]);
+        const RowBlock<T> rows = sweep_.resident_rows(b);
+        finalize_rows(rows.panel, rows.count, merged, out, totals[0]);
+      }
+    }
+    reduce(totals, slices, out);
+  }
+
+  void backward(const SimilarityBackward& out) {
+    // Where a hinge is inactive for a whole item of the longer side, its gradient is exactly zero: leave it out.
+    Buffer<int64_t> chosen(Loss::kHinge ? sweep_.streamed_side().count : 0);
+    int64_t count = sweep_.streamed_side().count;
+    if (Loss::kHinge) {
+      count = choose_active(out.active, chosen);
+      zero_streamed_gradient(out);
+    }
+    const int64_t* items = Loss::kHinge ? static_cast<int64_t*>(chosen) : nullptr;
+
+    const bool stream_columns = sweep_.streams_columns();
+    const int64_t slices = sweep_.slices(count), tiles = sweep_.resident_tiles();
+    PositivesTable<T> positives = make_positives(slices);
+    if (Loss::kUsesPositives && stream_columns) count_positives(items, count, slices, positives);
+
+    // Gradients with respect to the normalised embeddings, and how much of the embedding itself is to be added.
+    const int64_t row_slots = stream_columns ? slices * tiles : slices;
+    const int64_t column_slots = stream_columns ? slices : slices * tiles;
+    Gradient rows(out.grad_rows ? row_slots : 0, sweep_.stride());
+    Gradient columns(out.grad_columns ? column_slots : 0, sweep_.stride());
+    Buffer<T> row_info((stream_columns ? tiles : slices) * kRowInfo * kTileRows);
+    if (stream_columns)
+      for (int64_t b = 0; b < tiles; ++b)
+        load_row_info(sweep_.resident_rows(b), out, row_info + b * kRowInfo * kTileRows);
+
+    sweep_.run(
+        items, count,
+        [&](const RowBlock<T>& block, int64_t slice) {
+          if (stream_columns) {
+            columns.clear(slice);
+            return;
+          }
+          rows.clear(slice);
+          load_row_info(block, out, row_info + slice * kRowInfo * kTileRows);
+          positives.gather(block, slice);
+          if (Loss::kUsesPositives) count_positives_of(block, slice, positives);
+        },
+        [&](const Visit<T>& visit) {
+          const int64_t info = table_of(visit);
+          gradient_tile(visit, row_info + info * kRowInfo * kTileRows, positives, rows, columns);
+        },
+        [&](const Panel<T>& panel, int64_t slice) {
+          if (stream_columns)
+            columns.store(slice, panel, p_, out.grad_columns, p_.columns.dtype);
+          else
+            rows.store(slice, panel, p_, out.grad_rows, p_.rows.dtype);
+        });
+
+    Gradient& resident = stream_columns ? rows : columns;
+    p_.parallel_for(tiles, [&](int64_t t) {
+      for (int64_t s = 1; s < slices; ++s) resident.add(t, s * tiles + t);
+      if (stream_columns)
+        resident.store(t, sweep_.resident_rows(t).panel.from(0, sweep_.resident_rows(t).count), p_, out.grad_rows,
+                       p_.rows.dtype);
+      else
+        resident.store(t, sweep_.resident_columns(t), p_, out.grad_columns, p_.columns.dtype);
+    });
+  }
+
+ private:
+  // The gradients of some tiles of one side, [slots, 64, stride].
+  class Gradient {
+   public:
+    Gradient(int64_t slots, int64_t stride)
+        : slots_(slots), stride_(stride), values_(slots * kTileRows * stride), along_(slots * kTileRows) {
+      for (int64_t slot = 0; slot < slots; ++slot) clear(slot);
+    }
+    explicit operator bool() const { return slots_ > 0; }
+    T* values(int64_t slot, int64_t i) { return values_ + (slot * kTileRows + i) * stride_; }
+    T* along(int64_t slot) { return along_ + slot * kTileRows; }
+
+    void clear(int64_t slot) {
+      if (!slots_) return;
+      memset(values(slot, 0), 0, sizeof(T) * size_t(kTileRows * stride_));
+      memset(along(slot), 0, sizeof(T) * size_t(kTileRows));
+    }
+    void add(int64_t to, int64_t from) {
+      if (!slots_) return;
+      T *a = values(to, 0), *b = values(from, 0);
+      for (int64_t i = 0; i < kTileRows * stride_; i += L) ccp::CCP_CAPABILITY::store(a + i, load(a + i) + load(b + i));
+      for (int64_t i = 0; i < kTileRows; ++i) along(to)[i] += along(from)[i];
+    }
+    void store(int64_t slot, const Panel<T>& panel, const SimilarityProblem& p, void* out, Dtype dtype) {
+      if (!slots_) return;
+      for (int64_t i = 0; i < panel.count; ++i)
+        store_gradient(values(slot, i), along(slot)[i], panel, i, p.normalize, p.dim, out, dtype);
+    }
+
+   private:
+    int64_t slots_, stride_;
+    Buffer<T> values_, along_;
+  };
+
+  // Tables of positives are kept per resident block. In the rare case that they would be large (a class with thousands
+  // of columns), the rows are streamed instead, and each thread has one table at a time.
+  static bool streams_columns(const SimilarityProblem& p) {
+    if (p.columns.count < p.rows.count) return false;
+    const int64_t table = p.rows.count * p.column_classes.largest * int64_t(sizeof(T)) * (2 + kMostSlices);
+    return !Loss::kUsesPositives || table <= (int64_t(4) << 20);
+  }
+
+  PositivesTable<T> make_positives(int64_t slices) {
+    const bool stream_columns = sweep_.streams_columns();
+    const int64_t tiles = sweep_.resident_tiles();
+    const bool used = Loss::kUsesPositives;
+    if (!stream_columns) return PositivesTable<T>(p_, sweep_.stride(), used, slices, slices);
+    PositivesTable<T> table(p_, sweep_.stride(), used, tiles, slices * tiles);
+    p_.parallel_for(tiles, [&](int64_t b) { table.gather(sweep_.resident_rows(b), b); });
+    return table;
+  }
+
+  // Per-block tables are numbered by resident tile, or by slice where the blocks are streamed.
+  int64_t table_of(const Visit<T>& visit) const {
+    return sweep_.streams_columns() ? visit.row_slot % sweep_.resident_tiles() : visit.row_slot;
+  }
+
+  // Calls f(column, vector, x, same, counts) for each pair of the tile, a vector of rows at a time; `counts` is false in
+  // the lane of a pair that is a sample with itself. Vectors are outermost: their state stays in registers.
+  M excluded(const Visit<T>& visit, int64_t j, int64_t v) const {
+    return load_integers<T>(visit.rows.panel.ids + v * L) == visit.columns.ids[j];
+  }
+
+  void gather_tile(const Visit<T>& visit, State* states, PositivesTable<T>& positives, uint8_t* active) {
+    compute_tile(Loss::kMetric, visit.rows, visit.columns, p_.dim, visit.x);
+    for (int64_t v = 0; v < visit.rows.vectors(); ++v) {
+      const M labels = load_integers<T>(visit.rows.panel.labels + v * L);
+      const M real = load_integers<T>(visit.rows.panel.ids + v * L) >= 0;
+      const Positives<V> row = positives.of(table_of(visit), visit.row_slot, v);
+      M row_active = real & ~real;
+      State state;  // of this tile alone: sums stay short, so rounding stays small
+      loss_.init(state);
+      for (int64_t j = 0; j < visit.columns.count; ++j) {
+        const V x = load(visit.x + j * kTileRows + v * L);
+        const M same = labels == visit.columns.labels[j];
+        const State before = state;
+        M touched = update(state, x, same, row);
+        if (p_.exclude_diagonal) {
+          const M self = excluded(visit, j, v);
+          if (any(self)) {
+            restore(state, before, self);
+            touched = touched & ~self;
+          }
+        }
+        if (Loss::kHinge) {
+          touched = touched & real;
+          if (sweep_.streams_columns()) {
+            if (any(touched)) active[visit.columns.ids[j]] = 1;
+          } else {
+            row_active = row_active | touched;
+          }
+        }
+      }
+      loss_.merge(states[v], state);
+      if (Loss::kHinge && !sweep_.streams_columns())
+        for (int i = 0; i < L; ++i)
+          if (row_active[i]) active[visit.rows.panel.ids[v * L + i]] = 1;
+    }
+  }
+
+  M update(State& state, V x, M same, const Positives<V>& row) const {
+    if constexpr (Loss::kUsesPositives)
+      return loss_.update(state, x, same, row);
+    else
+      return loss_.update(state, x, same);
+  }
+
+  static void restore(State& state, const State& before, M lanes) {
+    constexpr size_t members = sizeof(State) / sizeof(V);
+    V now[members], old[members];
+    memcpy(now, &state, sizeof(State));
+    memcpy(old, &before, sizeof(State));
+    for (size_t i = 0; i < members; ++i) now[i] = select(lanes, old[i], now[i]);
+    memcpy(&state, now, sizeof(State));
+  }
+
+  // Finishes the rows of one block and adds their parts to the total, in order.
+  void finalize_rows(const Panel<T>& panel, int64_t count, const State* states, const SimilarityForward& out,
+                     RowParts& total) {
+    using RowState = typename Loss::template State<T>;
+    constexpr size_t members = sizeof(State) / sizeof(V);
+    static_assert(sizeof(RowState) == members * sizeof(T), "a state holds nothing but its vectors");
+    T* saved = static_cast<T*>(out.row_state);
+    for (int64_t i = 0; i < count; ++i) {
+      T lanes[members * L], lane[members];
+      memcpy(lanes, &states[i / L], sizeof(State));
+      for (size_t m = 0; m < members; ++m) lane[m] = lanes[m * L + size_t(i % L)];
+      RowState state;
+      memcpy(&state, lane, sizeof(state));
+      T row_saved[kSaved];
+      const RowParts parts = loss_.finalize(state, p_.columns.count, row_saved);
+      const int64_t row = panel.ids[i];
+      for (int k = 0; k < kSaved; ++k) saved[k * p_.rows.count + row] = row_saved[k];
+      if (out.reduction == Reduction::kNone) out.loss[row] = parts.pos + parts.neg;
+      add(total, parts);
+    }
+  }
+
+  static void add(RowParts& total, const RowParts& parts) {
+    total.pos += parts.pos;
+    total.neg += parts.neg;
+    total.pos_active += parts.pos_active;
+    total.neg_active += parts.neg_active;
+    total.pos_entries += parts.pos_entries;
+    total.neg_entries += parts.neg_entries;
+  }
+
+  void reduce(const RowParts* totals, int64_t slices, const SimilarityForward& out) {
+    RowParts all{};
+    for (int64_t s = 0; s < slices; ++s) add(all, totals[s]);
+    double pos = 1, neg = 1;
+    if (out.reduction == Reduction::kRowMean) pos = neg = double(p_.rows.count);
+    if (out.reduction == Reduction::kMean) pos = all.pos_entries, neg = all.neg_entries;
+    if (out.reduction == Reduction::kActiveMean) pos = all.pos_active, neg = all.neg_active;
+    // No terms: the sum is zero as well, and so is the mean.
+    out.normalizer[0] = pos > 0 ? pos : 1;
+    out.normalizer[1] = neg > 0 ? neg : 1;
+    if (out.reduction != Reduction::kNone)
+      out.loss[0] = all.pos / out.normalizer[0] + all.neg / out.normalizer[1];
+  }
+
+  int64_t choose_active(const uint8_t* active, int64_t* chosen) const {
+    int64_t count = 0;
+    for (int64_t i = 0; i < sweep_.streamed_side().count; ++i)
+      if (active[i]) chosen[count++] = i;
+    return count;
+  }
+
+  void zero_streamed_gradient(const SimilarityBackward& out) const {
+    void* gradient = sweep_.streams_columns() ? out.grad_columns : out.grad_rows;
+    const EmbeddingSide& side = sweep_.streamed_side();
+    if (!gradient) return;
+    const int64_t bytes = side.count * p_.dim * dtype_bytes(side.dtype);
+    p_.parallel_for(kMostSlices, [&](int64_t s) {
+      const int64_t begin = bytes * s / kMostSlices, end = bytes * (s + 1) / kMostSlices;
+      memset(static_cast<char*>(gradient) + begin, 0, size_t(end - begin));
+    });
+  }
+
+  void load_row_info(const RowBlock<T>& rows, const SimilarityBackward& out, T* info) const {
+    const T* saved = static_cast<const T*>(out.row_state);
+    for (int64_t i = 0; i < kTileRows; ++i) {
+      const bool real = i < rows.count;
+      const int64_t row = real ? int64_t(rows.panel.ids[i]) : 0;
+      for (int k = 0; k < kSaved; ++k) info[k * kTileRows + i] = real ? saved[k * p_.rows.count + row] : T(0);
+      const double grad = real ? out.grad_loss[out.reduction == Reduction::kNone ? row : 0] : 0;
+      info[kSaved * kTileRows + i] = T(grad / out.normalizer[0]);
+      info[(kSaved + 1) * kTileRows + i] = T(grad / out.normalizer[1]);
+    }
+  }
+
+  void count_positives(const int64_t* items, int64_t count, int64_t slices, PositivesTable<T>& positives) {
+    const int64_t tiles = sweep_.resident_tiles();
+    sweep_.run(
+        items, count, [](const RowBlock<T>&, int64_t) {}, [&](const Visit<T>& visit) { count_tile(visit, positives); },
+        [](const Panel<T>&, int64_t) {});
+    for (int64_t s = 1; s < slices; ++s)
+      for (int64_t b = 0; b < tiles; ++b) positives.add_counters(b, s * tiles + b);
+  }
+
+  void count_positives_of(const RowBlock<T>& block, int64_t slice, PositivesTable<T>& positives) {
+    positives.clear_counters(slice);
+    Buffer<T> x(kTileRows * kTileColumns);
+    for (int64_t r = 0; r < sweep_.resident_tiles(); ++r)
+      count_tile(Visit<T>{block, slice, sweep_.resident_columns(r), 0, x}, positives);
+  }
+
+  void count_tile(const Visit<T>& visit, PositivesTable<T>& positives) {
+    if constexpr (Loss::kUsesPositives) {
+      compute_tile(Loss::kMetric, visit.rows, visit.columns, p_.dim, visit.x);
+      for (int64_t v = 0; v < visit.rows.vectors(); ++v) {
+        const M labels = load_integers<T>(visit.rows.panel.labels + v * L);
+        const Positives<V> row = positives.of(table_of(visit), visit.row_slot, v);
+        // A sample's pair with itself has the same label: it is no negative.
+        for (int64_t j = 0; j < visit.columns.count; ++j)
+          loss_.count_active(load(visit.x + j * kTileRows + v * L), M(labels == visit.columns.labels[j]), row);
+      }
+    }
+  }
+
+  // Overwrites the tile x with the coefficients of the pair gradients: row i gets coefficient · column j, and the other
+  // way round. A distance pulls along the difference of the two, so the negative coefficient falls on the item itself
+  // (`along`). Returns the columns that have any.
+  int64_t gradient_coefficients(const Visit<T>& visit, const T* info, PositivesTable<T>& positives, T* row_along,
+                                T* column_along, int64_t* touched) {
+    int64_t count = 0;
+    for (int64_t j = 0; j < visit.columns.count; ++j) {
+      M nonzero = M{};
+      V column_sum{};
+      for (int64_t v = 0; v < visit.rows.vectors(); ++v) {
+        T* cell = visit.x + j * kTileRows + v * L;
+        const V x = load(cell);
+        const M same = load_integers<T>(visit.rows.panel.labels + v * L) == visit.columns.labels[j];
+        V g = pair_gradient(visit, x, same, info + v * L, positives, v, j);
+        if (p_.exclude_diagonal) g = select(excluded(visit, j, v), V{}, g);
+        if (Loss::kMetric != Metric::kDot) {
+          // d‖a - r‖/da = (a - r)/d, zero at d = 0;  d‖a - r‖²/da = 2(a - r)
+          const V pull = Loss::kMetric == Metric::kDistance ? select(x == T(0), V{}, g / x) : g * T(2);
+          if (row_along) store(row_along + v * L, load(row_along + v * L) + pull);
+          column_sum = column_sum + pull;
+          g = V{} - pull;
+        }
+        store(cell, g);
+        nonzero = nonzero | (g != T(0));
+      }
+      if (any(nonzero)) {
+        touched[count++] = j;
+        if (column_along && Loss::kMetric != Metric::kDot) column_along[j] += sum_lanes<T>(column_sum);
+      }
+    }
+    return count;
+  }
+
+  V pair_gradient(const Visit<T>& visit, V x, M same, const T* info, PositivesTable<T>& positives, int64_t v,
+                  int64_t j) const {
+    const V pos_weight = load(info + kSaved * kTileRows), neg_weight = load(info + (kSaved + 1) * kTileRows);
+    if constexpr (Loss::kUsesPositives) {
+      const int64_t block = table_of(visit);
+      return loss_.grad(x, same, pos_weight, positives.of(block, block, v), positives.ordinal(visit.columns.ids[j]));
+    } else {
+      V saved[kSaved];
+      for (int k = 0; k < kSaved; ++k) saved[k] = load(info + k * kTileRows);
+      return loss_.grad(x, same, saved, pos_weight, neg_weight);
+    }
+  }
+
+  void gradient_tile(const Visit<T>& visit, const T* info, PositivesTable<T>& positives, Gradient& rows,
+                     Gradient& columns) {
+    compute_tile(Loss::kMetric, visit.rows, visit.columns, p_.dim, visit.x);
+    int64_t touched[kTileColumns];
+    const int64_t count =
+        gradient_coefficients(visit, info, positives, rows ? rows.along(visit.row_slot) : nullptr,
+                              columns ? columns.along(visit.column_slot) : nullptr, touched);
+    const int64_t vectors = sweep_.stride() / L;
+    const Panel<T>& r = visit.rows.panel;
+    const Panel<T>& c = visit.columns;
+    if (columns)
+      multiply<T>(
+          count, vectors, visit.rows.count, true,
+          [&](int64_t p, int64_t k) { return visit.x[touched[p] * kTileRows + k]; },
+          [&](int64_t k) { return r.values + k * r.stride; },
+          [&](int64_t p) { return columns.values(visit.column_slot, touched[p]); });
+    if (rows)
+      multiply<T>(
+          visit.rows.count, vectors, count, true,
+          [&](int64_t p, int64_t k) { return visit.x[touched[k] * kTileRows + p]; },
+          [&](int64_t k) { return c.values + touched[k] * c.stride; },
+          [&](int64_t p) { return rows.values(visit.row_slot, p); });
+  }
+
+  const SimilarityProblem& p_;
+  const Loss loss_;
+  const Sweep<T> sweep_;
+};
+
+template <template <class, class> class Run, class Out>
+void dispatch(const SimilarityProblem& problem, const Out& out) {
+  switch (problem.loss) {
+#define CCP_DRIVE(name, parameters, ...)                   \
+  case LossId::k_##name:                                   \
+    if (problem.use_double) {                              \
+      using T = double;                                    \
+      Run<T, CCP_STRIP __VA_ARGS__>::run(problem, out);    \
+    } else {                                               \
+      using T = float;                                     \
+      Run<T, CCP_STRIP __VA_ARGS__>::run(problem, out);    \
+    }                                                      \
+    return;
+#define CCP_STRIP(...) __VA_ARGS__
+    CCP_FOR_EACH_LOSS(CCP_DRIVE)
+#undef CCP_STRIP
+#undef CCP_DRIVE
+  }
+}
+
+template <class T, class Loss>
+struct RunForward {
+  static void run(const SimilarityProblem& problem, const SimilarityForward& out) { Driver<T, Loss>(problem).forward(out); }
+};
+template <class T, class Loss>
+struct RunBackward {
+  static void run(const SimilarityProblem& problem, const SimilarityBackward& out) {
+    Driver<T, Loss>(problem).backward(out);
+  }
+};
+
+}  // namespace
+
+void similarity_loss_forward(const SimilarityProblem& problem, const SimilarityForward& out) {
+  dispatch<RunForward>(problem, out);
+}
+void similarity_loss_backward(const SimilarityProblem& problem, const SimilarityBackward& out) {
+  dispatch<RunBackward>(problem, out);
+}
+
+}  // namespace CCP_CAPABILITY
+}  // namespace ccp

@@ -1,0 +1,107 @@
+// Visits every tile of the rows × columns matrix once, in parallel.
+//
+// The longer side (proxies, usually) is streamed: cut into slices that threads take, each slice into tiles, each tile
+// loaded once and met with every tile of the shorter, resident side. The cut depends on the shapes alone, and what a
+// slice gathers goes to accumulators of its own, which are merged in order afterwards: results have the same bits for
+// any number of threads. Accumulators are numbered by slots: a resident block has one slot per slice, a streamed block
+// uses its slice's slot while its turn lasts.
+#pragma once
+
+#include "kernels/cpu/tile.h"
+
+namespace ccp {
+namespace CCP_CAPABILITY {
+
+constexpr int64_t kMostSlices = 16;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+template <class T>
+struct Visit {
+  RowBlock<T> rows;
+  int64_t row_slot;
+  Panel<T> columns;
+  int64_t column_slot;
+  T* x;  // [kTileColumns, kTileRows], to be filled by compute_tile
+};
+
+template <class T>
+class Sweep {
+ public:
+  Sweep(const SimilarityProblem& problem, bool stream_columns)
+      : p_(problem),
+        stream_columns_(stream_columns),
+        stride_(ceil_div(larger(problem.dim, 1), kLanes<T>) * kLanes<T>),
+        resident_(ceil_div(resident_side().count, kTileRows) * kTileRows, stride_),
+        transposed_(stream_columns ? ceil_div(problem.rows.count, kTileRows) * kTileRows * problem.dim : 0) {
+    static_assert(kTileRows == kTileColumns, "one panel size for both sides");
+    p_.parallel_for(resident_tiles(), [&](int64_t t) {
+      const int64_t begin = t * kTileRows, n = smaller(kTileRows, resident_side().count - begin);
+      load_panel(resident_side(), p_.dim, p_.normalize, nullptr, begin, n, kTileRows,
+                 resident_.panel().from(begin, kTileRows));
+      if (stream_columns_) transpose_rows(resident_rows(t), p_.dim);
+    });
+  }
+
+  bool streams_columns() const { return stream_columns_; }
+  int64_t stride() const { return stride_; }
+  int64_t resident_tiles() const { return ceil_div(resident_side().count, kTileRows); }
+  const EmbeddingSide& streamed_side() const { return stream_columns_ ? p_.columns : p_.rows; }
+  const EmbeddingSide& resident_side() const { return stream_columns_ ? p_.rows : p_.columns; }
+
+  // More slices than threads, but never so many that the accumulators outgrow the streamed side.
+  int64_t slices(int64_t streamed) const {
+    const int64_t by_memory = larger(2, 4 * streamed / larger(1, resident_side().count));
+    return larger(1, smaller(smaller(kMostSlices, by_memory), ceil_div(streamed, kTileRows)));
+  }
+
+  RowBlock<T> resident_rows(int64_t tile) const {
+    const int64_t begin = tile * kTileRows;
+    T* transposed = const_cast<T*>(static_cast<const T*>(transposed_)) + begin * p_.dim;
+    return {resident_.panel().from(begin, kTileRows), transposed, smaller(kTileRows, p_.rows.count - begin)};
+  }
+  Panel<T> resident_columns(int64_t tile) const {
+    const int64_t begin = tile * kTileColumns;
+    return resident_.panel().from(begin, smaller(kTileColumns, p_.columns.count - begin));
+  }
+
+  // Streams items chosen[0..count) (nullptr: all). begin(streamed tile, slice) comes before a streamed tile's visits,
+  // end(streamed tile, slice) after them. The streamed tile is a RowBlock or a Panel.
+  template <class Begin, class Tile, class End>
+  void run(const int64_t* chosen, int64_t count, const Begin& begin, const Tile& tile, const End& end) const {
+    const int64_t slices = this->slices(count), tiles = ceil_div(count, kTileRows);
+    p_.parallel_for(slices, [&](int64_t slice) {
+      PanelStorage<T> storage(kTileRows, stride_);
+      Buffer<T> transposed(stream_columns_ ? 0 : kTileRows * p_.dim);
+      Buffer<T> x(kTileRows * kTileColumns);
+      for (int64_t t = tiles * slice / slices; t < tiles * (slice + 1) / slices; ++t) {
+        const int64_t first = t * kTileRows, n = smaller(kTileRows, count - first);
+        load_panel(streamed_side(), p_.dim, p_.normalize, chosen, first, n, kTileRows, storage.panel());
+        const RowBlock<T> block{storage.panel(), transposed, n};
+        if (!stream_columns_) transpose_rows(block, p_.dim);
+        const Panel<T> panel = storage.panel().from(0, n);
+        begin(block, slice);
+        for (int64_t r = 0; r < resident_tiles(); ++r) {
+          const int64_t resident_slot = slice * resident_tiles() + r;
+          if (stream_columns_)
+            tile(Visit<T>{resident_rows(r), resident_slot, panel, slice, x});
+          else
+            tile(Visit<T>{block, slice, resident_columns(r), resident_slot, x});
+        }
+        end(panel, slice);
+      }
+    });
+  }
+
+ private:
+  const SimilarityProblem& p_;
+  const bool stream_columns_;
+  const int64_t stride_;
+  PanelStorage<T> resident_;
+  Buffer<T> transposed_;
+};
+
+}  // namespace CCP_CAPABILITY
+}  // namespace ccp

@@ -1,0 +1,90 @@
+// What a similarity loss is, for every driver (CPU loop, CUDA kernel, emulator, class-sharded loss).
+//
+// A loss is a reduction over pairs (row i, column j) of x_ij, a similarity or distance, with the flag same_ij. It is one
+// struct, templated on the number type T, whose methods are templated on V: a plain number on a GPU thread, a vector of
+// rows on the CPU.
+//
+//   static constexpr Metric kMetric;        // what x_ij is
+//   static constexpr bool kHinge;           // many pairs have a gradient of exactly zero: worth remembering which
+//   static constexpr bool kUsesPositives;   // reads the distances to the row's positives first (see Positives)
+//   explicit Loss(const double* parameters);
+//   template <class V> struct State;        // what a row has gathered; only members of type V
+//   init(State&)                            // nothing gathered yet
+//   update(State&, x, same) -> mask         // take one pair; the mask tells which lanes may have a gradient
+//   merge(State&, const State&)             // associative: columns may be split over threads, blocks and ranks
+//   finalize(State<T>, columns, saved[kSaved]) -> RowParts    // the row's loss, and what grad() needs of it
+//   grad(x, same, saved, pos_weight, neg_weight) -> V         // d loss / d x_ij
+//
+// With kUsesPositives, update() and grad() also get the row's Positives.
+#pragma once
+
+#include <cstdint>
+
+#include "common/macros.h"
+#include "common/simd.h"
+
+namespace ccp {
+
+enum class Metric : int { kDot, kDistance, kSquaredDistance };
+
+// Numbers per row that forward hands to backward.
+constexpr int kSaved = 2;
+
+namespace CCP_CAPABILITY {
+
+// A row's loss is a positive and a negative part, each with the number of terms that are not zero (active) and of all
+// terms (entries). A reduction divides the sum of each part over the rows by one of the two sums of counts.
+struct RowParts {
+  double pos, neg;
+  double pos_active, neg_active;
+  double pos_entries, neg_entries;
+};
+
+// log(Σ exp(l)) with a running maximum: one exp for each term, and a second where the maximum rises.
+// The empty sum is {-largest, 0}: no infinities meet, so no NaN is made; a NaN term does make the result NaN.
+template <class V, class T>
+struct LogSumExp {
+  V max_term, sum;
+
+  CCP_HD void init() {
+    max_term = V{} - lowest();
+    sum = V{};
+  }
+  template <class M>
+  CCP_HD void add(V term, M mask) {
+    term = select(mask, term, V{} - T(__builtin_inf()));
+    if (any(term > max_term)) {
+      const V higher = max(term, max_term);
+      sum = sum * exp(max_term - higher);
+      max_term = higher;
+    }
+    sum = sum + exp(term - max_term);
+  }
+  CCP_HD void merge(const LogSumExp& other) {
+    const V higher = max(max_term, other.max_term);
+    sum = sum * exp(max_term - higher) +
+          other.sum * exp(other.max_term - higher);
+    max_term = higher;
+  }
+  // Plain numbers only. -inf for the empty sum.
+  CCP_HD double log() const { return double(max_term) + ::log(double(sum)); }
+  CCP_HD bool empty() const { return sum == V{}; }
+
+  CCP_HD static T lowest() { return sizeof(T) == 4 ? T(3.4028234e38f) : T(1.7976931348623157e308); }
+};
+
+// log(1 + e^x) without overflow.
+CCP_HD double softplus(double x) { return (x > 0 ? x : 0) + ::log1p(::exp(x > 0 ? -x : x)); }
+
+// A row's positives: distance(o) for the o-th column of the row's class (-inf where there is none), and the number of
+// pairs in which each takes part, which grad() needs. `farthest` is the largest distance.
+template <class V>
+struct Positives {
+  int64_t count;
+  const V* distances;  // [count] per group of rows that share a V
+  V* active;           // [count]
+  V farthest;
+};
+
+}  // namespace CCP_CAPABILITY
+}  // namespace ccp

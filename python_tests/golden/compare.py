@@ -1,0 +1,41 @@
+"""Comparing with golden arrays; tolerances.md tells where the numbers come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+RELATIVE = {"float64": 1e-9, "float32": 2e-5}  # of the largest magnitude, by the golden array's dtype
+LOSS_ROUNDING = {"float64": 1e-13, "float32": 2e-7}  # of |loss|: what cancels inside a gradient
+
+Array = npt.NDArray[Any]
+
+
+def largest(x: Array) -> float:
+    return float(np.abs(x).max(initial=0.0))
+
+
+def assert_golden(
+    name: str, ours: Array, golden: Array, loss: float = 0.0, relative: float | None = None
+) -> None:
+    """|ours − golden| <= relative·max|golden| + rounding·|loss|, everywhere."""
+    assert ours.shape == golden.shape, f"{name}: shape {ours.shape}, expected {golden.shape}"
+    dtype = golden.dtype.name
+    allowed = (relative or RELATIVE[dtype]) * largest(golden) + LOSS_ROUNDING[dtype] * abs(loss)
+    error = largest(ours - golden)
+    assert error <= allowed, (
+        f"{name}: off by {error:.3g}, allowed {allowed:.3g}, largest {largest(golden):.3g}"
+    )
+
+
+def assert_within_budget(name: str, ours: Array, eager: Array, truth: Array, loss: float) -> None:
+    """|ours − truth| <= 2·|eager − truth| + tiny in the largest magnitude, all float32 against float64."""
+    assert np.isfinite(ours).all(), f"{name}: not finite"
+    tiny = 2e-6 * largest(truth) + LOSS_ROUNDING["float32"] * abs(loss)
+    allowed = 2 * largest(eager - truth) + tiny
+    error = largest(ours - truth)
+    assert error <= allowed, (
+        f"{name}: off by {error:.3g}, allowed {allowed:.3g}, largest {largest(truth):.3g}"
+    )

@@ -1,0 +1,177 @@
+"""The loss modules: which references they take, what they own, what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import pytest
+import torch
+from ccp_fast import functional as F
+from ccp_fast import losses
+from ccp_fast.losses import MetricLoss
+from torch import Tensor
+
+CLASSES, PER_CLASS, DIM = 5, 3, 7
+SIZES = {"num_classes": CLASSES, "dim": DIM, "proxies_per_class": PER_CLASS}
+FUNCTIONS = {
+    losses.ContrastiveLoss: F.contrastive,
+    losses.TripletLoss: F.triplet,
+    losses.MultiSimilarityLoss: F.multi_similarity,
+    losses.ProxyNCALoss: F.proxy_nca,
+    losses.ProxyAnchorLoss: F.proxy_anchor,
+}
+OPTIONS = {  # no default among them
+    losses.ContrastiveLoss: {"pos_margin": 0.2, "neg_margin": 0.6, "distance": "cosine", "reduction": "sum"},
+    losses.TripletLoss: {"margin": 0.3, "normalize": "unit", "reduction": "mean"},
+    losses.MultiSimilarityLoss: {"alpha": 3.0, "beta": 20.0, "base": 0.2, "normalize": "ball"},
+    losses.ProxyNCALoss: {"temperature": 0.5, "variant": "original", "reduction": "sum"},
+    losses.ProxyAnchorLoss: {"alpha": 8.0, "margin": 0.3, "reduction": "sum"},
+}
+every_loss = pytest.mark.parametrize("kind", FUNCTIONS, ids=lambda kind: kind.__name__)
+
+
+def batch(count: int = 11, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, DIM, generator=generator), torch.randint(CLASSES, (count,), generator=generator)
+
+
+@every_loss
+def test_keywords_and_defaults_are_those_of_the_function(kind: type[MetricLoss]) -> None:
+    module = inspect.signature(kind).parameters
+    function = inspect.signature(FUNCTIONS[kind]).parameters
+    options = {name: p.default for name, p in function.items() if p.kind is p.KEYWORD_ONLY}
+    assert {name: p.default for name, p in module.items() if name not in SIZES} == options
+    assert kind(**SIZES).options == options
+
+
+@every_loss
+def test_equals_the_function(kind: type[MetricLoss]) -> None:
+    """References are the given ones, else the proxies; `pairs` is the batch itself."""
+    options = OPTIONS[kind]
+    loss, function = kind(**SIZES, **options), FUNCTIONS[kind]
+    (embeddings, labels), (ref_emb, ref_labels) = batch(), batch(6, seed=1)
+    assert torch.equal(loss(embeddings, labels), function(embeddings, loss.proxies, labels, **options))
+    assert torch.equal(
+        loss(embeddings, labels, ref_emb, ref_labels), function(embeddings, ref_emb, labels, ref_labels, **options)
+    )
+    assert torch.equal(loss.pairs(embeddings, labels), function(embeddings, None, labels, **options))
+
+
+@pytest.mark.parametrize("kind", [losses.ContrastiveLoss, losses.TripletLoss, losses.MultiSimilarityLoss])
+def test_without_proxies_the_references_are_the_batch(kind: type[MetricLoss]) -> None:
+    loss = kind()
+    assert loss.proxies is None
+    assert not list(loss.parameters())
+    assert torch.equal(loss(*batch()), loss.pairs(*batch()))
+
+
+@every_loss
+def test_gradients_reach_embeddings_and_proxies(kind: type[MetricLoss]) -> None:
+    loss = kind(**SIZES)
+    embeddings, labels = batch()
+    embeddings.requires_grad_()
+    loss(embeddings, labels).backward()
+    assert embeddings.grad.abs().sum() > 0
+    assert loss.proxies.grad.shape == (CLASSES, PER_CLASS, DIM)
+    assert loss.proxies.grad.abs().sum() > 0
+
+
+@every_loss
+def test_proxies_keep_their_dtype_under_autocast(kind: type[MetricLoss]) -> None:
+    loss = kind(**SIZES)
+    before = loss.proxies.detach().clone()
+    network = torch.nn.Linear(4, DIM)
+    _, labels = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        embeddings = network(torch.ones(len(labels), 4) * torch.arange(len(labels))[:, None])
+        assert embeddings.dtype == torch.bfloat16
+        value = loss(embeddings, labels)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert loss.proxies.dtype == loss.proxies.grad.dtype == torch.float32
+    assert torch.equal(loss.proxies, before)
+
+
+def test_proxies_start_with_norms_near_one_and_follow_the_seed() -> None:
+    torch.manual_seed(0)
+    loss = losses.ProxyNCALoss(200, 128, 2)
+    first = loss.proxies.detach().clone()
+    assert first.shape == (200, 2, 128)
+    assert first.norm(dim=2).mean() == pytest.approx(1, abs=0.02)
+    assert first.mean() == pytest.approx(0, abs=0.002)
+    loss.reset_parameters()
+    assert not torch.equal(loss.proxies, first)
+    torch.manual_seed(0)
+    loss.reset_parameters()
+    assert torch.equal(loss.proxies, first)
+
+
+def test_state_and_copies_hold_the_proxies() -> None:
+    loss, other = losses.ProxyAnchorLoss(**SIZES), losses.ProxyAnchorLoss(**SIZES)
+    assert list(loss.state_dict()) == ["proxies"]
+    other.load_state_dict(loss.state_dict())
+    clone = copy.deepcopy(loss)
+    assert clone.proxies is not loss.proxies
+    assert torch.equal(loss(*batch()), other(*batch()))
+    assert torch.equal(loss(*batch()), clone(*batch()))
+
+
+@every_loss
+def test_repr_tells_every_option_and_size(kind: type[MetricLoss]) -> None:
+    text = repr(kind(**SIZES, **OPTIONS[kind]))
+    for name, value in {**OPTIONS[kind], **SIZES}.items():
+        assert f"{name}={value!r}" in text
+
+
+def test_a_loss_of_ones_own() -> None:
+    """What it takes to add one: a function and its keywords."""
+
+    def margin_to_own(anchors: Tensor, references: Tensor | None, labels: Tensor, _: None, *, scale: float) -> Tensor:
+        assert references is not None
+        return scale * (anchors - references[labels, 0]).norm(dim=1).mean()
+
+    class PullLoss(MetricLoss):
+        def __init__(self, *, scale: float, num_classes: int, dim: int) -> None:
+            super().__init__(margin_to_own, num_classes, dim, 1, scale=scale)
+
+    loss = PullLoss(scale=2.0, num_classes=CLASSES, dim=DIM)
+    embeddings, labels = batch()
+    expected = 2 * (embeddings - loss.proxies[labels, 0]).norm(dim=1).mean()
+    assert loss(embeddings, labels) == expected
+
+
+@pytest.mark.parametrize("kind", [losses.ProxyNCALoss, losses.ProxyAnchorLoss])
+def test_proxy_losses_need_sizes(kind: type[MetricLoss]) -> None:
+    with pytest.raises(TypeError, match="num_classes"):
+        kind()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"num_classes": 3}, "num_classes, dim: expected both or neither, got 3 and None"),
+        ({"dim": 3}, "num_classes, dim: expected both or neither, got None and 3"),
+        ({"num_classes": 0, "dim": 3}, "num_classes: expected at least 1, got 0"),
+        ({"num_classes": 2, "dim": 0}, "dim: expected at least 1, got 0"),
+        ({"num_classes": 2, "dim": 3, "proxies_per_class": 0}, "proxies_per_class: expected at least 1, got 0"),
+    ],
+)
+def test_refuses_sizes(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        losses.ContrastiveLoss(**sizes)
+
+
+def test_refuses_half_of_the_references() -> None:
+    loss = losses.ContrastiveLoss()
+    embeddings, labels = batch()
+    with pytest.raises(ValueError, match="expected both or neither, got no ref_labels"):
+        loss(embeddings, labels, embeddings)
+    with pytest.raises(ValueError, match="expected both or neither, got no ref_emb"):
+        loss(embeddings, labels, None, labels)
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor([0, CLASSES]), torch.tensor([-1, 0]), torch.tensor([0.0, 1.0])])
+def test_labels_are_classes(wrong: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"^labels: expected"):
+        losses.ContrastiveLoss(**SIZES)(torch.zeros(2, DIM), wrong)
