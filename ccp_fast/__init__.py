@@ -1,0 +1,1 @@
+"""Deep metric learning with fused kernels: proxy losses, iterated projections (CCP), k-center."""

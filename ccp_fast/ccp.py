@@ -7,7 +7,7 @@
 
     for step, (images, labels) in enumerate(batches):
         if ccp.due:  # the warm start or a sub-problem is over
-            ccp.project(lambda: embed_pool(model, images_of, sampler.pool(ccp.pool_size)))
+            ccp.project(lambda k: embed_pool(model, images_of, sampler.pool(k)))
         ccp.loss(model(images), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -15,12 +15,12 @@
             break
     ccp.restore_best()
 
-To save a run: the states of model, loss, optimizer, sampler and `ccp`. To resume it: build the same, load them in any
-order and go on with the same batches.
+To save a run: the states of model, loss, optimizer, sampler and `ccp`. To resume it: build the same, load
+them in any order and go on with the same batches.
 
-Source: arXiv 2209.09060, algorithm 1. Where the code published with it departs from it, this module follows the paper:
-a metric belongs to the weights it was computed with, k-center sees the vectors as the loss does, a point is picked
-once, and w_prev is always a solution of the last sub-problem.
+Source: arXiv 2209.09060, algorithm 1. Where the code published with it departs from it, this module follows
+the paper: a metric belongs to the weights it was computed with, k-center sees the vectors as the loss does, a
+point is picked once, and w_prev is always a solution of the last sub-problem.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -37,7 +37,9 @@ from torch.optim import Optimizer
 
 from ccp_fast.alternating.choice import check_pool, choose_proxies, covering_radii, spread
 from ccp_fast.alternating.pool import EmbeddedPool, Pool, embed_pool
+from ccp_fast.alternating.record import SubProblem
 from ccp_fast.alternating.weights import Weights, copy_weights, restore_weights, weights_from_state
+from ccp_fast.functional import Normalize
 from ccp_fast.losses import MetricLoss
 from ccp_fast.projection import Projection
 
@@ -46,67 +48,49 @@ __all__ = ["AlternatingProjections", "EmbeddedPool", "Pool", "SubProblem", "embe
 Outcome = Literal["continue", "subproblem_ended", "finished"]
 
 
-@dataclass(frozen=True)
-class SubProblem:
-    """What was known when a sub-problem began. Distances are between vectors as k-center saw them.
-
-    The covering radius of a class is the largest distance of a point of the pool to the nearest proxy of its class;
-    mean and maximum are over the classes in the pool. None: there was no pool, or no sub-problem before.
-    """
-
-    index: int  # k
-    step: int  # optimizer steps done before it
-    lam: float  # lambda_k
-    radius_mean: float | None
-    radius_max: float | None
-    previous_radius_mean: float | None  # of p*, the best proxies of the sub-problem before, over the same pool
-    spread: float  # mean distance between two proxies of a class, 0 for K = 1
-    previous_spread: float | None  # of p*
-    classes_kept: int  # classes that kept their proxies
-    milliseconds: float  # of `project`, the embedding of the pool included
-
-
 class AlternatingProjections:
     """min over weights w and proxies p of E[loss(f_w(x), p)] + (lambda_k/2)·‖w − w_prev‖², for k = 0, 1, ...
 
-    Sub-problem k begins with `project`: w_prev becomes the best weights w* of sub-problem k − 1, and the proxies become
-    K points of a pool of embeddings per class, picked by k-center with its best proxies p* as seeds. The live weights
-    go on from where they are. lambda_0 = 0, lambda_k = lam·lam_decay^k. Only the network is regularised, not the
-    proxies. A sub-problem ends after `patience` evaluations in a row without gain, each sub-problem looking for a best
-    of its own; if none of its evaluations gave a number, its solution is the live weights and proxies at its end.
+    Sub-problem k begins with `project`: w_prev becomes the best weights w* of sub-problem k − 1, and the
+    proxies become K points of a pool of embeddings per class, picked by k-center with its best proxies p* as
+    seeds. The live weights go on from where they are. lambda_0 = 0, lambda_k = lam·lam_decay^k. Only the
+    network is regularised, not the proxies. A sub-problem ends after `patience` evaluations in a row without
+    gain, each sub-problem looking for a best of its own; if none of its evaluations gave a number, its
+    solution is the live weights and proxies at its end.
 
     Args:
-        model: its trainable parameters are projected; its parameters and buffers are what "best weights" means.
-            Of a wrapped model pass the inner module (`ddp.module`), so that the names in `state_dict` are its own.
+        model: its trainable parameters are projected; "best weights" are its parameters and buffers. Of a
+            wrapped model pass the inner module (`ddp.module`), so that the names in `state_dict` are its own.
         loss: a `MetricLoss` that owns proxies [C, K, D]; not a part of `model`.
-        pool_size: embeddings per class to choose from (b in the paper), at least K. To be read when drawing the pool.
+        pool_size: at most so many embeddings per class to choose from (b in the paper); at least K.
         lam: lambda. 0 (an ablation) leaves only the choice of proxies.
         lam_decay: factor per sub-problem, applied from the first one on: lambda_1 = lam·lam_decay.
         patience: evaluations without gain that end a sub-problem.
         min_delta: a metric is a gain if it is better than the best by more than this. NaN never is.
-        pair_weight, proxy_weight: `loss()` is pair_weight·(loss within the batch) + proxy_weight·(loss to the proxies).
-        stop_patience: evaluations in a row without gain over the whole run that end it, counted from sub-problem 0 on;
-            None: never.
-        warm_start: optimizer steps with the loss within the batch alone before sub-problem 0. A pretrained network
-            needs none; from random weights CCP collapses without.
+        pair_weight: of the loss within the batch in `loss()`.
+        proxy_weight: of the loss to the proxies in `loss()`.
+        stop_patience: evaluations in a row without gain over the whole run that end it, counted from
+            sub-problem 0 on; None: never.
+        warm_start: optimizer steps with the loss within the batch alone, before sub-problem 0. A pretrained
+            network needs none; from random weights CCP collapses without.
         project_every: end a sub-problem every so many optimizer steps, instead of by `patience`.
         initialize: False: sub-problem 0 takes the proxies the loss has; k-center starts with sub-problem 1.
-        reinitialize: False (an ablation): proxies are chosen for sub-problem 0 only, the others just move w_prev.
-        normalize: how k-center sees embeddings and proxies: "loss" as the loss does; "unit", "ball"; None as they are
-            (what the published code does by default). The proxies become the embeddings as they are in any case.
+        reinitialize: False (an ablation): proxies are chosen for sub-problem 0 only, the others move w_prev.
+        normalize: how k-center sees embeddings and proxies: "loss" as the loss does; "unit", "ball"; None as
+            they are (the published code's default). What becomes a proxy is always the embedding as it is.
         reload_best: True: a sub-problem starts from w* and p* instead of the live ones.
         reset_optimizer_state: False: the optimizer's moments of the old proxies act on the new ones.
         monitor: "max" or "min", the better direction of the metric.
         mode: "coupled" or "decoupled", see `Projection`.
 
     Attributes:
-        pool_size: as given.
         subproblem: k; −1 during the warm start.
         steps: optimizer steps since `attach`.
         history: one `SubProblem` for each call of `project`.
         best_metric: over the whole run; None before the first number.
 
-    Raises ValueError for a loss without proxies, pool_size < K, counts below 1, a negative number or an unknown option.
+    Raises ValueError for a loss without proxies, pool_size < K, counts below 1, a negative number or an
+    unknown option.
     """
 
     def __init__(
@@ -133,10 +117,14 @@ class AlternatingProjections:
         mode: Literal["coupled", "decoupled"] = "coupled",
     ) -> None:
         if loss.proxies is None:
-            raise ValueError("loss: expected one that owns proxies (num_classes and dim given), got one without")
+            raise ValueError(
+                "loss: expected one that owns proxies (num_classes and dim given), got one without"
+            )
         proxies_per_class = loss.proxies.shape[1]
         if pool_size < proxies_per_class:
-            raise ValueError(f"pool_size: expected at least proxies_per_class = {proxies_per_class}, got {pool_size}")
+            raise ValueError(
+                f"pool_size: expected at least proxies_per_class = {proxies_per_class}, got {pool_size}"
+            )
         _check_at_least(1, patience=patience, stop_patience=stop_patience, project_every=project_every)
         _check_at_least(0, lam=lam, lam_decay=lam_decay, min_delta=min_delta, warm_start=warm_start)
         _check_at_least(0, pair_weight=pair_weight, proxy_weight=proxy_weight)
@@ -152,22 +140,23 @@ class AlternatingProjections:
         self.pair_weight, self.proxy_weight = pair_weight, proxy_weight
         self.warm_start, self.project_every = warm_start, project_every
         self.initialize, self.reinitialize = initialize, reinitialize
-        self.normalize = loss.normalize if normalize == "loss" else normalize
+        self.normalize: Normalize = loss.normalize if normalize == "loss" else normalize
         self.reload_best, self.reset_optimizer_state = reload_best, reset_optimizer_state
         self.monitor = monitor
 
         self.projection = Projection(model, 0.0, mode=mode)
         self._proxy_optimizer: Optimizer | None = None
-        self.subproblem = -1
         self.steps = 0
         self.history: list[SubProblem] = []
         self.best_metric: float | None = None
         self._best: Weights | None = None  # of the run
         self._stale_run = 0  # evaluations without gain in the run
+        self._solution_metric: float | None = None
+        self._solution: Weights | None = None  # (w*, p*) of the sub-problem so far
         self._start_subproblem(-1)
 
     def attach(self, optimizer: Optimizer, proxy_optimizer: Optimizer | None = None) -> None:
-        """Add the proximal term to every step of `optimizer`, and count its steps. Once, before the first step.
+        """Add the proximal term to every step of `optimizer`, and count its steps. Once, before the first.
 
         The proxies are in `optimizer` too, or in `proxy_optimizer`. Raises ValueError if they are not.
         """
@@ -197,23 +186,26 @@ class AlternatingProjections:
         return self.stop_patience is not None and self._stale_run >= self.stop_patience
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """pair_weight·(loss within the batch) + proxy_weight·(loss to all proxies); in the warm start the batch's loss.
+        """pair_weight·(loss within the batch) + proxy_weight·(loss to all proxies), from sub-problem 0 on.
 
-        Raises RuntimeError before `attach`, and while `project` is due.
+        In the warm start it is the loss within the batch. Raises RuntimeError before `attach`, and while
+        `project` is due.
         """
         if self._proxy_optimizer is None:
             raise RuntimeError("loss: expected `attach(optimizer)` before the first step")
         if self.due:
-            raise RuntimeError(f"loss: expected `project` after step {self.steps}, ask `due` before each step")
+            raise RuntimeError(
+                f"loss: expected `project` after step {self.steps}, ask `due` before each step"
+            )
         if self.subproblem < 0:
             return self.criterion.pairs(embeddings, labels)
-        to_proxies = self.proxy_weight * self.criterion(embeddings, labels)
+        to_proxies: Tensor = self.proxy_weight * self.criterion(embeddings, labels)
         if self.pair_weight == 0:
             return to_proxies
         return self.pair_weight * self.criterion.pairs(embeddings, labels) + to_proxies
 
     def update(self, metric: float) -> Outcome:
-        """Tell the metric of the live weights after an evaluation; they are remembered where they are the best so far.
+        """Tell the metric of the live weights after an evaluation; the best weights so far are remembered.
 
         "finished": stop. "subproblem_ended": `project` is due. In the warm start always "continue".
         """
@@ -233,14 +225,14 @@ class AlternatingProjections:
             return "finished"
         return "subproblem_ended" if self.due else "continue"
 
-    def project(self, embed: Callable[[], EmbeddedPool], *, seeds: Tensor | None = None) -> SubProblem:
-        """Begin the next sub-problem; allowed before it is due.
+    def project(self, embed: Callable[[int], EmbeddedPool], *, seeds: Tensor | None = None) -> SubProblem:
+        """Begin the next sub-problem, k; allowed before it is due.
 
-        `embed` is called if proxies are to be chosen (after w* is reloaded, with reload_best). It embeds `pool_size`
-        samples per class with the live weights in eval mode: see `embed_pool`. A class without samples keeps its
-        proxies; one with fewer than K samples gets some of them twice.
-        `seeds` [C, t, D] replaces the seeds of k-center: p*, and none for sub-problem 0, where the first pick is the
-        embedding of largest norm (after `normalize`; of equals that of lowest index).
+        embed(k) is called if proxies are to be chosen (after w* is reloaded, with reload_best). It embeds
+        samples of each class with the live weights in eval mode: see `embed_pool`. A class without samples
+        keeps its proxies; one with fewer than K samples gets some of them twice.
+        `seeds` [C, t, D] replaces the seeds of k-center: p*, and none for sub-problem 0, where the first pick
+        is the embedding of largest norm (after `normalize`; of equals that of lowest index).
         Raises ValueError for a pool that does not fit the proxies; the sub-problem then goes on.
         """
         began = time.perf_counter()
@@ -252,7 +244,7 @@ class AlternatingProjections:
         kept = len(self.proxies)
         radii = previous_radii = None
         if self.initialize if index == 0 else self.reinitialize:
-            pool = check_pool(embed(), self.proxies)
+            pool = check_pool(embed(index), self.proxies, self.pool_size)
             if solution is not None:
                 previous_radii = covering_radii(pool, solution.proxies, self.normalize)
                 seeds = solution.proxies if seeds is None else seeds
@@ -279,7 +271,7 @@ class AlternatingProjections:
         return record
 
     def restore_best(self) -> float | None:
-        """Put the best weights, buffers and proxies of the run back; returns their metric (None: nothing to put back)."""
+        """Put the best weights, buffers and proxies of the run back, if any; returns their metric."""
         if self._best is not None:
             restore_weights(self._best, self.model, self.proxies)
         return self.best_metric
@@ -287,7 +279,7 @@ class AlternatingProjections:
     def state_dict(self) -> dict[str, Any]:
         """Everything but the options, in nested dicts and lists of tensors, numbers, strings and None.
 
-        The live weights and proxies are in the states of model and loss. Tensors are the ones in use, as in torch.
+        The live weights and proxies are in the states of model and loss. As in torch, tensors are not copied.
         """
         shared = self._solution is self._best  # then written once: no two tensors of the state share memory
         return {
@@ -306,7 +298,12 @@ class AlternatingProjections:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Raises ValueError for another model or loss, before anything changes."""
+        """Continue where `state_dict` was taken; ValueError, and no change, if it does not fit."""
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise ValueError(
+                f"state: expected every key of `state_dict`, got none called {', '.join(missing)}"
+            )
         best, solution = (
             None if state[name] is None else weights_from_state(name, state[name], self.model, self.proxies)
             for name in ("best", "solution")
@@ -324,8 +321,7 @@ class AlternatingProjections:
         self.projection.lam = self.lam * self.lam_decay**index if index > 0 else 0.0
         self._began_at = self.steps
         self._stale = 0  # evaluations without gain in the sub-problem
-        self._solution: Weights | None = None  # its (w*, p*) so far
-        self._solution_metric: float | None = None
+        self._solution = self._solution_metric = None
 
     def _replace_proxies(self, new: Tensor) -> None:
         with torch.no_grad():

@@ -1,9 +1,21 @@
-"""Inputs that several tests share."""
+"""What several tests share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from torch import Tensor
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """For modules of many tiny cases, where a second thread only waits; they import it and that is all."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def vectors(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ccp_fast import losses
-from ccp_fast.ccp import AlternatingProjections, EmbeddedPool
 from golden import Case, load, names
 from golden.compare import assert_golden
 from torch import Tensor, nn
+
+from ccp_fast import losses
+from ccp_fast.ccp import AlternatingProjections, EmbeddedPool
 
 # A trained trace adds the rounding of up to 42 float32 steps in another order of summation.
 TRACE_TOLERANCE = 5e-5
@@ -32,7 +33,7 @@ def solution(ccp: AlternatingProjections) -> dict[str, Any] | None:
     return state["best"] if state["solution_is_best"] else state["solution"]
 
 
-def no_pool() -> EmbeddedPool:
+def no_pool(k: int) -> EmbeddedPool:
     raise AssertionError("no pool was expected here")
 
 
@@ -73,7 +74,7 @@ class Scripted:
         zeros = torch.zeros_like(self.loss.proxies)  # quirk 9: the first k-center starts from zero vectors
         self.ccp.project(self.pool if initialize else no_pool, seeds=zeros)
 
-    def pool(self) -> EmbeddedPool:
+    def pool(self, k: int) -> EmbeddedPool:
         """The next `pool_size` answers of the sampler, class by class."""
         span = self.case["emb_seq"][self.calls : self.calls + self.pool_size]  # [b, C, D]
         self.calls += self.pool_size
@@ -143,7 +144,7 @@ def test_decides_and_projects_as_published(name: str) -> None:
 
 
 def test_minimum_of_iterations_means_not_to_evaluate() -> None:
-    """ccp_iterations=4: the published callback looks at no metric in the first 3 steps of a sub-problem (quirk 4)."""
+    """ccp_iterations=4 published: no metric is looked at in the first 3 steps of a sub-problem (quirk 4)."""
     case = load("ccp-dml/cb_minit4_patience2")
     run = Scripted(case)
     for t in range(1, len(case["metrics"]) + 1):
@@ -153,7 +154,7 @@ def test_minimum_of_iterations_means_not_to_evaluate() -> None:
 
 
 def test_pool_of_one_is_the_proxies_in_another_order() -> None:
-    """b = 1 published: K fresh samples without selection (quirk 11). Here k-center orders the same K samples."""
+    """b = 1 published: K fresh samples, no selection (quirk 11). Here k-center orders the same K samples."""
     case = load("ccp-dml/cb_pool1")
     run = Scripted(case)
     for t in range(1, len(case["metrics"]) + 1):
@@ -166,7 +167,7 @@ def test_pool_of_one_is_the_proxies_in_another_order() -> None:
 
 
 def test_nan_is_no_gain() -> None:
-    """Published: NaN counts as a gain, and so does the next number however bad (quirk 7). Here neither does."""
+    """Published: NaN counts as a gain, and so does the next number, however bad (quirk 7). Here neither."""
     case = load("ccp-dml/cb_metric_nan")
     run = Scripted(case)
     assert [run.step(t) for t in (1, 2, 3)] == [False, False, True]  # .2, nan, .1 at patience 2
@@ -179,8 +180,8 @@ def test_nan_is_no_gain() -> None:
 def test_fixed_schedule_anchors_at_a_solution() -> None:
     """Published: without early stopping no best is ever taken, so w_prev and the seeds stay zero (quirk 5).
 
-    Here a fixed schedule has the same sub-problems and lambdas, w_prev is the best of the sub-problem, and the published
-    proxies come from passing the zeros as seeds.
+    Here a fixed schedule has the same sub-problems and lambdas, w_prev is the best of the sub-problem, and
+    the published proxies come from passing the zeros as seeds.
     """
     case = load("ccp-dml/cb_no_early_stopping")
     run = Scripted(case, project_every=case.flags["ccp_iterations"])
@@ -237,8 +238,10 @@ def pools(case: Case, model: nn.Module, data: Tensor) -> Iterator[EmbeddedPool]:
 
 @pytest.mark.parametrize("name", names("ccp-dml/e2e_*"))
 def test_trains_as_published(name: str) -> None:
-    """Given the published metrics, which belong to the epoch before: there the callback stands before the evaluation
-    (quirk 1). Here a caller tells the metric of the live weights."""
+    """The published metrics are the epoch before's: there the callback comes before the evaluation (quirk 1).
+
+    Here it is the caller who says which weights a metric belongs to, so that telling the late one is enough.
+    """
     case = load(name)
     flags = case.flags
     model = Net(
@@ -266,7 +269,7 @@ def test_trains_as_published(name: str) -> None:
     )
     ccp.attach(optimizer)
     pool = pools(case, model, torch.from_numpy(case["X_pool"]))
-    ccp.project(lambda: next(pool), seeds=torch.zeros_like(loss.proxies))
+    ccp.project(lambda k: next(pool), seeds=torch.zeros_like(loss.proxies))
     first = class_major(case["proxies_epoch"][0], flags["C"])
     if unit:  # quirk 9: seen from zero all unit vectors are equally far, rounding picks the first
         with torch.no_grad():
@@ -293,7 +296,7 @@ def test_trains_as_published(name: str) -> None:
             ccp.update(case["epoch_seen_metric"][epoch])
             assert ccp.due == case["epoch_ended"][epoch]
             if ccp.due:
-                ccp.project(lambda: next(pool))
+                ccp.project(lambda k: next(pool))
             assert ccp.projection.lam == pytest.approx(case["epoch_lam_after"][epoch], rel=1e-6)
             published = class_major(case["proxies_epoch"][epoch], flags["C"]).numpy()
             assert_golden(

@@ -11,17 +11,16 @@ import torch
 from golden import Case, load, names
 from golden.compare import Array, assert_golden, assert_within_budget
 from golden.coverage import DEFECTIVE, EXCLUDED, FAMILIES, LOSSES, cases_of, matching
-from golden.recipes import recipe
+from golden.recipes import recipe, sharpness
+from helpers import one_thread  # noqa: F401
 
 from ccp_fast import functional, reference
 
 BACKENDS = {"reference": reference, "fused": functional}
 
-# A distance lies at a margin, and rounding decides whether the pair counts: float32 is not asked to agree.
-KNIFE_EDGE = {
-    "ccp-dml/c2__b12c4k4d8__lip__proxy__intra",
-    "ccp-dml/hard__contrastive_zero_l2n_batch_knifeedge_m1.0",
-}
+# The margin is 1, and a unit vector is at distance 1 of the zero vector: rounding decides whether the pair
+# counts, so that only the arithmetic of the published code gives its value.
+KNIFE_EDGE = {"ccp-dml/hard__contrastive_zero_l2n_batch_knifeedge_m1.0", "pml/hard_ContrastiveLoss__zero"}
 # The published code adds 1e-16 to probabilities of about 4e-9.
 LOOSER = {"ccp-dml/hard__pnca_lambda0.03_opposed": 2e-6}
 
@@ -64,8 +63,10 @@ def unit(case: Case) -> bool:
     return case.flags.get("normalize_embeddings", True) and not case.flags.get("lipschitz_cont", False)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", cases_of(LOSSES))
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [(n, b) for n in cases_of(LOSSES) for b in BACKENDS if b == "reference" or n not in KNIFE_EDGE],
+)
 def test_float64_reproduces_the_published_output(name: str, backend: str) -> None:
     case = load(name)
     ours = run(BACKENDS[backend], case, torch.float64)
@@ -106,7 +107,7 @@ def assert_float32(case: Case) -> None:
     ours = run(functional, case, torch.float32)
     for key, mine, plain, exact in zip(Outcome._fields, ours, eager, truth, strict=True):
         if mine is not None and plain is not None and exact is not None:
-            assert_within_budget(key, mine, plain, exact, float(truth.loss))
+            assert_within_budget(key, mine, plain, exact, float(truth.loss), sharpness(case))
 
 
 def test_every_case_has_one_place() -> None:
@@ -123,4 +124,4 @@ def test_exclusions_are_counted() -> None:
     """A pattern that grows by accident would silently take cases out of the tests."""
     tested_here = [n for n in names() if FAMILIES[matching(FAMILIES, n)[0]].endswith(".py")]
     excluded = [n for n in tested_here if matching(EXCLUDED, n)]
-    assert (len(tested_here), len(excluded), len(DEFECTIVE)) == (349, 43, 6)
+    assert (len(tested_here), len(excluded), len(DEFECTIVE)) == (386, 44, 6)

@@ -8,6 +8,7 @@ import torch
 from golden import Case, load
 from golden.compare import Array
 from golden.coverage import SELECTION, cases_of
+from helpers import one_thread  # noqa: F401
 
 from ccp_fast import functional, reference
 from ccp_fast.reference import FarthestPoints

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import vectors
+from helpers import one_thread, vectors  # noqa: F401
 from pytorch_metric_learning import distances, losses, reducers
 from torch import Tensor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import vectors
+from helpers import one_thread, vectors  # noqa: F401
 
 from ccp_fast import reference
 

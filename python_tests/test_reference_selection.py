@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import vectors
+from helpers import one_thread, vectors  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

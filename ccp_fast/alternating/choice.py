@@ -21,10 +21,10 @@ class Choice(NamedTuple):
 
 @torch.no_grad()
 def choose_proxies(pool: EmbeddedPool, old: Tensor, seeds: Tensor | None, normalize: Normalize) -> Choice:
-    """The K embeddings of each class that k-center picks, seeded by seeds [C, t, D]; old [C, K, D] where there are none.
+    """The K embeddings of each class that k-center picks, in its order: the first ones cover most.
 
-    Distances are between vectors normalised as `normalize` says; the proxies are the embeddings as they are. The picks
-    come in the order of k-center: the first ones cover most.
+    old [C, K, D]: proxies of the classes that the pool lacks; seeds [C, t, D]. Distances are between vectors
+    normalised as `normalize` says; the proxies are the embeddings as they are.
     """
     picks = F.farthest_points(
         pool.embeddings,
@@ -42,7 +42,7 @@ def choose_proxies(pool: EmbeddedPool, old: Tensor, seeds: Tensor | None, normal
 
 @torch.no_grad()
 def covering_radii(pool: EmbeddedPool, centres: Tensor, normalize: Normalize) -> Tensor:
-    """[number of classes in the pool]: the largest distance of a point of the class to its nearest centre of [C, K, D]."""
+    """[classes in the pool]: largest distance of a point to the nearest of its class's centres [C, K, D]."""
     # That point is what k-center seeded by the centres picks first.
     farthest = F.farthest_points(
         pool.embeddings,
@@ -54,7 +54,9 @@ def covering_radii(pool: EmbeddedPool, centres: Tensor, normalize: Normalize) ->
     ).indices[:, 0]
     present = farthest >= 0
     points = normalise(pool.embeddings[farthest[present]], normalize)
-    return (points[:, None] - normalise(centres[present], normalize)).norm(dim=2).amin(1)
+    offsets = points[:, None] - normalise(centres[present], normalize)
+    distances: Tensor = torch.linalg.vector_norm(offsets, dim=2)
+    return distances.amin(1)
 
 
 @torch.no_grad()
@@ -67,15 +69,21 @@ def spread(centres: Tensor, normalize: Normalize) -> float:
     return float(distances.sum()) / max(classes * count * (count - 1), 1)
 
 
-def check_pool(pool: EmbeddedPool, proxies: Tensor) -> EmbeddedPool:
-    """The pool with the dtype and on the device of the proxies [C, K, D]; ValueError if it does not fit them."""
+def check_pool(pool: EmbeddedPool, proxies: Tensor, pool_size: int) -> EmbeddedPool:
+    """The pool in dtype and device of the proxies [C, K, D]; ValueError if it does not fit them."""
     classes, _, dim = proxies.shape
     embeddings, offsets = pool
     if embeddings.dim() != 2 or embeddings.shape[1] != dim or len(embeddings) == 0:
         raise ValueError(f"pool: expected embeddings of shape [N > 0, {dim}], got {list(embeddings.shape)}")
     if offsets.shape != (classes + 1,):
+        shape = list(offsets.shape)
         raise ValueError(
-            f"pool: expected offsets of shape [{classes + 1}] for {classes} classes, got {list(offsets.shape)}"
+            f"pool: expected offsets of shape [{classes + 1}] for {classes} classes, got {shape}"
+        )
+    largest = int(offsets.diff().max())
+    if largest > pool_size:
+        raise ValueError(
+            f"pool: expected at most pool_size = {pool_size} embeddings per class, got {largest}"
         )
     return EmbeddedPool(embeddings.detach().to(proxies), offsets.to(proxies.device))
 

@@ -34,12 +34,12 @@ def embed_pool(
 ) -> EmbeddedPool:
     """Embed a pool batch by batch, in eval mode; afterwards every module is in the mode it was in.
 
-    images_of: from indices [n] to the model's input for those samples, without augmentation, on the model's device.
+    images_of: from indices [n] to the model's input for those samples, not augmented, on the model's device.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        parts = [model(images_of(indices)) for indices in pool.indices.split(batch_size)]
+        parts = [model(images_of(indices)) for indices in torch.split(pool.indices, batch_size)]
     finally:
         for module, training in modes:
             module.training = training

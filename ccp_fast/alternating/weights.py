@@ -35,17 +35,19 @@ def restore_weights(weights: Weights, network: nn.Module, proxies: Tensor) -> No
     proxies.copy_(weights.proxies)
 
 
-def weights_from_state(name: str, state: Any, network: nn.Module, proxies: Tensor) -> Weights:
-    """A copy from its saved form {"network": {name: tensor}, "proxies": tensor}; ValueError where it does not fit."""
-    expected = {f"network.{key}": tensor for key, tensor in tensors_of(network).items()} | {"proxies": proxies}
-    found = {f"network.{key}": tensor for key, tensor in state["network"].items()} | {"proxies": state["proxies"]}
-    for key in expected.keys() ^ found.keys():
-        had, got = ("none", "one") if key in found else ("one", "none")
-        raise ValueError(f"{name}: expected {had} called {key!r}, got {got}")
-    for key, tensor in expected.items():
+def weights_from_state(name: str, state: Mapping[str, Any], network: nn.Module, proxies: Tensor) -> Weights:
+    """A copy from {"network": {name: tensor}, "proxies": tensor}; ValueError if it is of another model."""
+    live = {f"network.{key}": tensor for key, tensor in tensors_of(network).items()} | {"proxies": proxies}
+    found = {f"network.{key}": tensor for key, tensor in state["network"].items()}
+    found["proxies"] = state["proxies"]
+    if live.keys() != found.keys():
+        missing, unknown = sorted(live.keys() - found.keys()), sorted(found.keys() - live.keys())
+        raise ValueError(f"{name}: expected the tensors of this model, got {unknown} and not {missing}")
+    for key, tensor in live.items():
         if found[key].shape != tensor.shape:
-            raise ValueError(
-                f"{name}.{key}: expected shape {list(tensor.shape)}, got {list(found[key].shape)}"
-            )
-    network_copy = {key: state["network"][key].to(tensor, copy=True) for key, tensor in tensors_of(network).items()}
-    return Weights(network_copy, state["proxies"].to(proxies, copy=True))
+            expected, got = list(tensor.shape), list(found[key].shape)
+            raise ValueError(f"{name}.{key}: expected shape {expected}, got {got}")
+    copies = {
+        key: found[f"network.{key}"].to(tensor, copy=True) for key, tensor in tensors_of(network).items()
+    }
+    return Weights(copies, found["proxies"].to(proxies, copy=True))

@@ -42,9 +42,9 @@ def normalized_mutual_information(
     if normalize is not None:
         smallest = 1.0 if normalize == "ball" else torch.finfo(torch.float32).tiny
         x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=smallest)
-    _, classes = labels.unique(return_inverse=True)
+    _, classes = torch.unique(labels, return_inverse=True)
     # No more clusters than distinct rows: a collapsed network leaves one.
-    clusters = min(int(classes.max()) + 1, len(x.unique(dim=0)))
+    clusters = min(int(classes.max()) + 1, len(torch.unique(x, dim=0)))
     kmeans = KMeans(clusters, init="k-means++", n_init=1, max_iter=20, random_state=seed)
     found = kmeans.fit_predict(x.cpu().numpy())
     return float(normalized_mutual_info_score(classes.cpu().numpy(), found))

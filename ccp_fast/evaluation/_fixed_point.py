@@ -24,9 +24,7 @@ Normalize = Literal["unit", "ball"] | None
 _BITS = 26  # first slice
 _LOW_BITS = 18  # second slice, fp64 rows only
 _CHUNK = 1 << 20  # elements prepared at a time
-_KEEP = (
-    1 << 24
-)  # elements up to which the slices are kept (128 MB) instead of being made again for every tile
+_KEEP = 1 << 24  # a matrix of at most so many elements keeps its slices (128 MB), a larger one makes them anew
 
 
 def ordered_sum(x: Tensor) -> Tensor:  # [M, W] -> [M]
@@ -40,23 +38,19 @@ def ordered_sum(x: Tensor) -> Tensor:  # [M, W] -> [M]
 
 
 class FixedPointRows:
-    """The rows of ``values`` [N, D], normalised and rounded; of a large matrix only 24 bytes a row are
-    kept."""
+    """The rows of ``values`` [N, D], normalised and rounded; a large matrix is not copied."""
 
     def __init__(self, name: str, values: Tensor, normalize: Normalize, *, double: bool) -> None:
         self.values = values.detach()
         self.double = double
         rows = max(1, _CHUNK // values.shape[1])
         parts = [_scales(name, start, part, normalize) for start, part in _chunks(self.values, rows)]
-        self._factor = torch.cat([factor for factor, _ in parts])  # [N] row * factor: integers below 2**26
-        self._step = torch.cat(
-            [step for _, step in parts]
-        )  # [N] a power of two: integer * step: the row again
+        # [N] each: row * factor is rounded to integers below 2**26; integer * step (a power of two) is the row.
+        self._factor = torch.cat([factor for factor, _ in parts])
+        self._step = torch.cat([step for _, step in parts])
         self._kept: tuple[Tensor, ...] | None = None
-        self.square = torch.cat(  # [N] squared norms
-            [self._squares(slice(start, start + len(part))) for start, part in _chunks(self.values, rows)]
-        )
-
+        squares = [self._squares(slice(start, start + len(part))) for start, part in _chunks(self.values, rows)]
+        self.square = torch.cat(squares)  # [N] squared norms
         if values.numel() <= _KEEP:
             self._kept = self.slices(slice(None))
 

@@ -148,7 +148,7 @@ def _score(name: str, hits: Tensor, relevant: Tensor) -> Tensor:
 
 def _relevant(labels: Tensor, reference_labels: Tensor) -> Tensor:
     """How many references are of each query's class, [M] int64."""
-    classes, counts = reference_labels.unique(return_counts=True)
+    classes, counts = torch.unique(reference_labels, return_counts=True)
     place = torch.searchsorted(classes, labels).clamp_(max=len(classes) - 1)
     return torch.where(classes[place] == labels, counts[place], 0)
 

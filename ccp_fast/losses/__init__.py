@@ -1,4 +1,4 @@
-"""Losses as modules, called as in pytorch-metric-learning: loss(embeddings, labels, ref_emb=None, ref_labels=None).
+"""Losses as modules, called as in pytorch-metric-learning: loss(embeddings, labels[, ref_emb, ref_labels]).
 
 One file per loss, named as its function in `ccp_fast.functional`; `base` holds what they share.
 """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from ccp_fast.functional import Normalize
 
 Option = float | str | None
 
@@ -13,12 +16,15 @@ Option = float | str | None
 class MetricLoss(nn.Module):
     """A function of `ccp_fast.functional` with its options, and proxies if it owns any.
 
-    A new loss is a subclass whose `__init__` names the function and its keyword arguments: see `contrastive.py`.
+    A new loss is a subclass whose `__init__` names the function and its keyword arguments, as
+    `contrastive.py`.
 
     Args:
         function: called as function(anchors, references, labels, reference_labels, **options).
-        num_classes, dim, proxies_per_class: C, D and K of a Parameter `proxies` [C, K, D]; without num_classes and dim
-            the loss owns none. Drawn from a normal distribution of standard deviation 1/√D: norms are about 1.
+        num_classes: C of the Parameter `proxies` [C, K, D]. Without num_classes and dim the loss owns none.
+        dim: D.
+        proxies_per_class: K. Proxies are drawn from a normal distribution of standard deviation 1/√D: norms
+            are about 1. They stay as they are drawn or trained; normalisation is part of the loss.
         options: keyword arguments of `function`, kept in `self.options`.
 
     Raises ValueError where only one of num_classes and dim is given, or a size is below 1.
@@ -39,7 +45,11 @@ class MetricLoss(nn.Module):
         self.options = options
         if (num_classes is None) != (dim is None):
             raise ValueError(f"num_classes, dim: expected both or neither, got {num_classes} and {dim}")
-        for name, size in (("num_classes", num_classes), ("dim", dim), ("proxies_per_class", proxies_per_class)):
+        for name, size in (
+            ("num_classes", num_classes),
+            ("dim", dim),
+            ("proxies_per_class", proxies_per_class),
+        ):
             if size is not None and size < 1:
                 raise ValueError(f"{name}: expected at least 1, got {size}")
         if num_classes is None or dim is None:
@@ -49,9 +59,9 @@ class MetricLoss(nn.Module):
             self.reset_parameters()
 
     @property
-    def normalize(self) -> Option:
+    def normalize(self) -> Normalize:
         """How the loss normalises embeddings and references: "ball", "unit" or None."""
-        return self.options["normalize"]
+        return cast(Normalize, self.options.get("normalize"))
 
     def reset_parameters(self) -> None:
         """Draw the proxies anew."""
@@ -67,8 +77,8 @@ class MetricLoss(nn.Module):
     ) -> Tensor:
         """Loss of embeddings [M, D] with labels [M] int64, a scalar unless reduction="none".
 
-        The references are ref_emb [N, D] with ref_labels [N] if given, else the proxies if the loss owns them (labels
-        then lie in [0, C)), else the batch itself, each sample paired with all others.
+        The references are ref_emb [N, D] with ref_labels [N] if given, else the proxies if the loss owns them
+        (labels then lie in [0, C)), else the batch itself, each sample paired with all others.
         """
         if (ref_emb is None) != (ref_labels is None):
             missing = "ref_emb" if ref_emb is None else "ref_labels"

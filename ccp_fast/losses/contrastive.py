@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from ccp_fast import functional as F
+from ccp_fast.functional import Anchor, Normalize, Reduction
 from ccp_fast.losses.base import MetricLoss
 
 
 class ContrastiveLoss(MetricLoss):
-    """l2: Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊; cosine: Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊.
+    """Margins on the distances of positive and negative pairs.
 
-    The defaults are C2 of arXiv 2209.09060; C1 is distance="cosine", normalize="unit", reduction="anchor_mean".
+    l2: Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊; cosine: Σ_P (1 − s − pos_margin)₊ + Σ_N (s −
+    neg_margin)₊. The defaults are C2 of arXiv 2209.09060; C1 is distance="cosine", reduction="anchor_mean".
     Options: see `ccp_fast.functional.contrastive`; proxies and references: see `MetricLoss`.
     """
 
@@ -21,9 +23,9 @@ class ContrastiveLoss(MetricLoss):
         pos_margin: float = 0.0,
         neg_margin: float = 0.5,
         distance: Literal["l2", "cosine"] = "l2",
-        normalize: Literal["ball", "unit"] | None = "ball",
-        reduction: Literal["active_mean", "mean", "anchor_mean", "sum", "none"] = "active_mean",
-        anchor: Literal["sample", "proxy"] = "sample",
+        normalize: Normalize = "ball",
+        reduction: Reduction = "active_mean",
+        anchor: Anchor = "sample",
         num_classes: int | None = None,
         dim: int | None = None,
         proxies_per_class: int = 1,

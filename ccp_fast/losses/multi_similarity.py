@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from ccp_fast import functional as F
+from ccp_fast.functional import Anchor, Normalize, Reduction
 from ccp_fast.losses.base import MetricLoss
 
 
 class MultiSimilarityLoss(MetricLoss):
-    """(1/α) log(1 + Σ_P e^{−α(s − base)}) + (1/β) log(1 + Σ_N e^{β(s − base)}) per row (arXiv 1904.06627, no mining).
+    """Per row (1/alpha)·log(1 + Σ_P e^{−alpha(s−base)}) + (1/beta)·log(1 + Σ_N e^{beta(s−base)}), no mining.
 
+    Source: arXiv 1904.06627, eq. 15.
     Options: see `ccp_fast.functional.multi_similarity`; proxies and references: see `MetricLoss`.
     """
 
@@ -20,9 +20,9 @@ class MultiSimilarityLoss(MetricLoss):
         alpha: float = 2.0,
         beta: float = 50.0,
         base: float = 0.5,
-        normalize: Literal["ball", "unit"] | None = "unit",
-        reduction: Literal["active_mean", "mean", "anchor_mean", "sum", "none"] = "mean",
-        anchor: Literal["sample", "proxy"] = "sample",
+        normalize: Normalize = "unit",
+        reduction: Reduction = "mean",
+        anchor: Anchor = "sample",
         num_classes: int | None = None,
         dim: int | None = None,
         proxies_per_class: int = 1,

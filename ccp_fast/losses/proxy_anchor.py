@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from ccp_fast import functional as F
+from ccp_fast.functional import Anchor, Normalize, Reduction
 from ccp_fast.losses.base import MetricLoss
 
 
 class ProxyAnchorLoss(MetricLoss):
-    """log(1 + Σ_P e^{−α(s − margin)}) + log(1 + Σ_N e^{α(s + margin)}) per proxy the loss owns (arXiv 2003.13911, eq. 4).
+    """log(1 + Σ_P e^{−alpha(s−margin)}) + log(1 + Σ_N e^{alpha(s+margin)}) per proxy the loss owns.
 
+    Source: arXiv 2003.13911, eq. 4.
     It is customary to train the proxies at 100 times the network's rate; CCP uses the same rate.
     Options: see `ccp_fast.functional.proxy_anchor`; proxies and references: see `MetricLoss`.
     """
@@ -23,9 +23,9 @@ class ProxyAnchorLoss(MetricLoss):
         *,
         alpha: float = 32.0,
         margin: float = 0.1,
-        normalize: Literal["ball", "unit"] | None = "unit",
-        reduction: Literal["active_mean", "mean", "anchor_mean", "sum", "none"] = "mean",
-        anchor: Literal["sample", "proxy"] = "proxy",
+        normalize: Normalize = "unit",
+        reduction: Reduction = "mean",
+        anchor: Anchor = "proxy",
     ) -> None:
         super().__init__(
             F.proxy_anchor,

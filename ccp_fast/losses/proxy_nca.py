@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from ccp_fast import functional as F
+from ccp_fast.functional import Anchor, Normalize, Reduction
 from ccp_fast.losses.base import MetricLoss
 
 
 class ProxyNCALoss(MetricLoss):
-    """−log(Σ_P e^{−d²/T} / Σ e^{−d²/T}) to the proxies the loss owns (arXiv 2004.01113; variant="original": 1703.07464).
+    """−log(Σ_P e^{−d²/T} / Σ e^{−d²/T}) to the proxies the loss owns, T being the temperature.
 
+    Source: arXiv 2004.01113, eq. 6; variant="original": arXiv 1703.07464, eq. 6.
     It is customary to train the proxies at up to 100 times the network's rate; CCP uses the same rate.
     Options: see `ccp_fast.functional.proxy_nca`; proxies and references: see `MetricLoss`.
     """
@@ -23,9 +25,9 @@ class ProxyNCALoss(MetricLoss):
         *,
         temperature: float = 1 / 9,
         variant: Literal["plus_plus", "original"] = "plus_plus",
-        normalize: Literal["ball", "unit"] | None = "unit",
-        reduction: Literal["active_mean", "mean", "anchor_mean", "sum", "none"] = "mean",
-        anchor: Literal["sample", "proxy"] = "sample",
+        normalize: Normalize = "unit",
+        reduction: Reduction = "mean",
+        anchor: Anchor = "sample",
     ) -> None:
         super().__init__(
             F.proxy_nca,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from ccp_fast import functional as F
+from ccp_fast.functional import Anchor, Normalize, Reduction
 from ccp_fast.losses.base import MetricLoss
 
 
@@ -18,9 +17,9 @@ class TripletLoss(MetricLoss):
         self,
         *,
         margin: float = 0.05,
-        normalize: Literal["ball", "unit"] | None = "ball",
-        reduction: Literal["active_mean", "mean", "anchor_mean", "sum", "none"] = "active_mean",
-        anchor: Literal["sample", "proxy"] = "sample",
+        normalize: Normalize = "ball",
+        reduction: Reduction = "active_mean",
+        anchor: Anchor = "sample",
         num_classes: int | None = None,
         dim: int | None = None,
         proxies_per_class: int = 1,

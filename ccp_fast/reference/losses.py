@@ -6,7 +6,7 @@ normalised vectors. Arguments shared by all:
 anchors           [M, D] floating point
 references        None: the anchors themselves, a sample paired with all but itself;
                   [N, D]: any labelled vectors;
-                  [C, K, D]: K proxies of each of C classes; where anchor="sample", labels must lie in [0, C)
+                  [C, K, D]: K proxies of each of C classes; labels must lie in [0, C)
 labels            [M] int64
 reference_labels  [N] int64, for references of shape [N, D] only
 normalize         "ball" v/max(1,‖v‖), "unit" v/‖v‖, None; of anchors and references alike

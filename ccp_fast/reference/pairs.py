@@ -41,7 +41,7 @@ class Pairs(NamedTuple):
 def norm(vectors: Tensor) -> Tensor:
     """Euclidean norm over the last axis; at zero its first and second derivatives are 0, not NaN."""
     zero = torch.linalg.vector_norm(vectors.detach(), dim=-1) == 0
-    lengths = torch.linalg.vector_norm(vectors.masked_fill(zero[..., None], 1.0), dim=-1)
+    lengths: Tensor = torch.linalg.vector_norm(vectors.masked_fill(zero[..., None], 1.0), dim=-1)
     return lengths.masked_fill(zero, 0.0)
 
 
@@ -79,7 +79,7 @@ def make_pairs(
         self_pair = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         return Pairs(samples, samples, same & ~self_pair, ~same)
 
-    flat, flat_labels = _flatten(references, labels, reference_labels, anchor)
+    flat, flat_labels = _flatten(references, labels, reference_labels)
     if flat.shape[1] != anchors.shape[1]:
         raise ValueError(
             f"references: expected vectors of {anchors.shape[1]} components, got {flat.shape[1]}"
@@ -94,9 +94,7 @@ def make_pairs(
     return Pairs(targets, samples, same.T, ~same.T)
 
 
-def _flatten(
-    references: Tensor, labels: Tensor, reference_labels: Tensor | None, anchor: Anchor
-) -> tuple[Tensor, Tensor]:
+def _flatten(references: Tensor, labels: Tensor, reference_labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """References as [N, D] with one label a row."""
     if references.dim() == 3:  # [C, K, D]: row c*K + k has label c
         if reference_labels is not None:
@@ -104,7 +102,7 @@ def _flatten(
         _check_vectors("references", references, 3)
         classes, centres, _ = references.shape
         outside = (labels < 0) | (labels >= classes)
-        if anchor == "sample" and bool(outside.any()):
+        if bool(outside.any()):
             wrong = int(labels[outside][0])
             raise ValueError(f"labels: expected values in [0, {classes}) for {classes} classes, got {wrong}")
         implied = torch.arange(classes, device=references.device).repeat_interleave(centres)

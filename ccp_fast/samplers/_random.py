@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 def random_bits(seed: int, place: tuple[int, ...], size: int) -> NDArray[np.uint64]:
     """``size`` random 64-bit integers; independent for different ``place``."""
-    # NumPy keeps SeedSequence and the raw streams of bit generators stable (NEP 19), unlike Generator's
-    # methods.
+    # NumPy keeps these raw streams stable (NEP 19), which it does not promise of Generator's methods.
     return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=place)).random_raw(size)
 
 

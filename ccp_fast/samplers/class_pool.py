@@ -21,8 +21,7 @@ class Pool(NamedTuple):
 
 
 class ClassPoolSampler:
-    """Up to ``pool_size`` random samples of every class, drawn anew for each CCP sub-problem (arXiv
-    2209.09060).
+    """Up to ``pool_size`` random samples of every class, drawn anew for each sub-problem of CCP.
 
     Args:
         labels: [N] int64, any values. Classes are numbered by ascending label, see ``classes``.
@@ -55,14 +54,11 @@ class ClassPoolSampler:
         sizes = np.diff(self._classes.offsets)  # [C]
         passes = np.ones_like(sizes) if self.distinct else -(-self.pool_size // sizes)  # [C] over a class
         totals = sizes * passes
-        # Each sample once for each pass, in the order of class, pass and random bits; the first b of every
-        # class.
+        # Each sample once for each pass, in the order of class, pass and random bits: of a class the first b.
         owner = np.repeat(np.arange(len(sizes)), sizes)  # [N] class of each entry of `samples`
         entry = np.repeat(np.arange(len(owner)), passes[owner])  # [T] into `samples`
-        first = np.searchsorted(entry, entry)
-        order = np.lexsort(
-            (random_bits(self.seed, (k,), len(entry)), np.arange(len(entry)) - first, owner[entry])
-        )
+        turn = np.arange(len(entry)) - np.searchsorted(entry, entry)  # [T] which pass
+        order = np.lexsort((random_bits(self.seed, (k,), len(entry)), turn, owner[entry]))
         rank = np.arange(len(entry)) - np.repeat(totals.cumsum() - totals, totals)  # within the class
         chosen = entry[order[rank < self.pool_size]]
         offsets = np.concatenate([[0], np.minimum(totals, self.pool_size).cumsum()])

@@ -23,8 +23,8 @@ class MPerClassSampler(Sampler[list[int]]):
 
     Classes come in shuffled passes: each appears once before any appears again, so every class has the same
     weight whatever its size. The samples of a class come in shuffled passes as well, from one visit to the
-    next. A batch holds a sample twice only where the class has fewer than ``samples_per_class``; then every
-    sample is in it as equally often as possible.
+    next. A batch holds a sample twice only where the class has fewer than ``samples_per_class``; then its
+    samples are repeated as evenly as possible.
 
     Batch number b is a function of (labels, arguments, seed, b) and of nothing else; the state is the number
     of the next batch. Use as ``DataLoader(dataset, batch_sampler=sampler)`` or call ``next_batch`` in a loop

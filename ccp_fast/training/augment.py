@@ -19,9 +19,9 @@ def to_float(images: Tensor) -> Tensor:
 class Augment:
     """One random affine map and at most one erased rectangle per image.
 
-    The map is drawn per image: turn, slant, size (each side by itself) and shift, applied in one bilinear sampling.
-    What falls outside is background. All draws come from the generator that is handed in, so a batch is a function
-    of its images and the generator's state.
+    The map is drawn per image: turn, slant, size (each side by itself) and shift, applied in one bilinear
+    sampling. What falls outside is background. All draws come from the generator handed in, so a batch is a
+    function of its images and the generator's state.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
@@ -31,7 +31,9 @@ class Augment:
         """uint8 ``[n, c, h, w]`` to augmented float32 of the same shape, 0..1."""
         draws = torch.rand(len(images), 11, generator=generator)
         moved = grid_sample(
-            to_float(images), affine_grid(self._maps(draws), list(images.shape), align_corners=False), align_corners=False
+            to_float(images),
+            affine_grid(self._maps(draws), list(images.shape), align_corners=False),
+            align_corners=False,
         )
         return moved * self._kept(draws, images.shape[2], images.shape[3])
 

@@ -13,13 +13,12 @@ from golden import names
 
 LOSSES, NORMS = "test_golden_losses.py", "test_golden_norms.py"
 SELECTION, PROJECTION = "test_golden_selection.py", "test_golden_projection.py"
+CCP, RETRIEVAL = "test_golden_ccp.py", "test_evaluation.py"
 
-_CCP = "belongs to the tests of AlternatingProjections"
-_RETRIEVAL = "belongs to the tests of evaluation.retrieval"
-_SOFTMAX = "belongs to soft_triple and margin_softmax"
-_LIFTED = "belongs to lifted_structure"
-_MEMORY = "belongs to CrossBatchMemory"
-_ATTENTION = "belongs to nn.IntraBatchMessagePassing"
+_SOFTMAX = "belongs to soft_triple and margin_softmax, which the package does not have yet"
+_LIFTED = "belongs to lifted_structure, which the package does not have yet"
+_MEMORY = "belongs to CrossBatchMemory, which the package does not have yet"
+_ATTENTION = "belongs to nn.IntraBatchMessagePassing, which the package does not have yet"
 
 FAMILIES = {
     "Proxy-Anchor-CVPR2020/*": LOSSES,
@@ -49,10 +48,10 @@ FAMILIES = {
     "ccp-dml/kcenter_*": SELECTION,
     "ccp-dml/l2norm_*": NORMS,
     "ccp-dml/distance_regularizer_*": PROJECTION,
-    "ccp-dml/cb_*": _CCP,
-    "ccp-dml/e2e_*": _CCP,
-    "ccp-dml/dmleval_*": _RETRIEVAL,
-    "pml/acc_*": _RETRIEVAL,
+    "ccp-dml/cb_*": CCP,
+    "ccp-dml/e2e_*": CCP,
+    "ccp-dml/dmleval_*": RETRIEVAL,
+    "pml/acc_*": RETRIEVAL,
     "pml/xbm_*": _MEMORY,
     "pml/*ArcFaceLoss__*": _SOFTMAX,
     "pml/*CosFaceLoss__*": _SOFTMAX,
@@ -93,6 +92,7 @@ EXCLUDED = {
     "ccp-dml/hard__triplet_nomat_batch_all_same": _NOMAT,
     "pml/hard_ProxyAnchorLoss__label_out_of_range": _RAISED,
     "proxynca_pp/hard_pnca_classic_one_class": _RAISED,
+    "ccp-dml/dmleval_batched_residual1": _RAISED,
     "ccp-dml/pnca__*_lip__*": _DOT,
     "ccp-dml/pnca__*_nonorm__*": _DOT,
     "ccp-dml/hard__proxy_nca_*_lip_proxy": _DOT,

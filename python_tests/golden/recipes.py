@@ -22,6 +22,12 @@ def recipe(case: Case) -> Recipe:
     return RECIPES[case.name.split("/")[0], case.meta["class"]]
 
 
+def sharpness(case: Case) -> float:
+    """The largest factor before a similarity inside exp."""
+    factors = ("alpha", "beta", "attr_alpha", "attr_beta", "softmax_scale", "attr_lambda_softmax")
+    return max([1.0, *(float(case.flags[key]) for key in factors if key in case.flags)])
+
+
 # ---- ccp-dml: TensorFlow, proxies [K·C, D] tiled: proxy j has label j mod C
 
 
@@ -135,24 +141,24 @@ def _tf_named(F: Any, function: str, params: dict[str, Any], emb: Tensor, shared
 # ---- PyTorch originals: weight [C, D], one proxy a class, unit vectors
 
 
-def _one_a_class(weight: Tensor | None) -> Tensor:
-    assert weight is not None
-    return weight[:, None]
-
-
 def official_proxy_anchor(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
-    flags = case.flags
-    return F.proxy_anchor(emb, _one_a_class(weight), labels, alpha=flags["alpha"], margin=flags["mrg"])
+    """A sample without a proxy is a negative of every proxy."""
+    assert weight is not None
+    named = {"alpha": case.flags["alpha"], "margin": case.flags["mrg"]}
+    if int(labels.max()) >= len(weight):
+        return F.proxy_anchor(emb, weight, labels, torch.arange(len(weight)), **named)
+    return F.proxy_anchor(emb, weight[:, None], labels, **named)
 
 
 def official_proxy_nca(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
     """Scales unit vectors by `scale` before the squared distance."""
     variant = {"ProxyNCA_prob": "plus_plus", "ProxyNCA_classic": "original"}[case.meta["class"]]
     temperature = 1 / case.flags["scale"] ** 2
-    if weight is not None and int(labels.max()) >= len(weight):
-        classes = torch.arange(len(weight))
-        return F.proxy_nca(emb, weight, labels, classes, temperature=temperature, variant=variant)
-    return F.proxy_nca(emb, _one_a_class(weight), labels, temperature=temperature, variant=variant)
+    assert weight is not None
+    named = {"temperature": temperature, "variant": variant}
+    if int(labels.max()) >= len(weight):
+        return F.proxy_nca(emb, weight, labels, torch.arange(len(weight)), **named)
+    return F.proxy_nca(emb, weight[:, None], labels, **named)
 
 
 # ---- pytorch-metric-learning
@@ -190,7 +196,8 @@ def pml_multi_similarity(F: Any, case: Case, emb: Tensor, weight: Tensor | None,
 
 def pml_proxy_anchor(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
     named = {key: case.flags[key] for key in ("alpha", "margin") if key in case.flags}
-    return F.proxy_anchor(emb, _one_a_class(weight), labels, **named)
+    assert weight is not None
+    return F.proxy_anchor(emb, weight[:, None], labels, **named)
 
 
 def pml_proxy_nca(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Command lines: `ccp-train` in `train`, `ccp-info` in `info`."""

@@ -1,0 +1,147 @@
+"""Options of `ccp-train`, and what is printed when something is wrong with them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.logging import RichHandler
+
+from ccp_fast.data import DataFileError
+from ccp_fast.training import compare, trainer
+from ccp_fast.training.config import Config, load_config, to_yaml, with_settings
+from ccp_fast.training.display import Display
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.interrupt import Interrupted
+from ccp_fast.training.report import write_comparison_report, write_run_report
+from ccp_fast.training.run_folder import RunFolder, numbered
+
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+RUNS = Path("runs")
+WRONG_INPUT = 2
+
+
+@app.command()
+def command(
+    loss: Annotated[
+        str | None,
+        typer.Option(help="c1, c2 (contrastive), triplet, multi_similarity (ms), proxy_nca, proxy_anchor."),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="plain or ccp.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, batches and augmentation.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; results are equal to the bit for equal numbers.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to make; by default a new one in runs/.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Write the report of a finished run again.")
+    ] = None,
+    compare_: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Several ways to train under the same budget and seeds; start again to go on."
+        ),
+    ] = False,
+    losses: Annotated[str | None, typer.Option(help="--compare: for example c1,c2,ms,triplet.")] = None,
+    columns: Annotated[
+        str, typer.Option(help=f"--compare: some of {','.join(compare.COLUMNS)}.")
+    ] = "plain,ccp",
+    seeds: Annotated[str, typer.Option(help="--compare: for example 0,1,2.")] = "0,1,2",
+    jobs: Annotated[
+        int, typer.Option(min=1, help="--compare: runs at a time, each on its share of the cores.")
+    ] = 1,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print all settings and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Train an embedding; without options C2 with CCP on the glyph set, in under three minutes."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_time=False, show_path=False)]
+    )
+    display = Display(quiet=quiet)
+    try:
+        if resume is not None:
+            given = [loss, method, steps, seed, threads, config, settings, out]
+            if any(value is not None for value in given):
+                raise UserError("--resume: a run goes on with the settings it has; give no others beside it")
+            _finish(resume, trainer.resume(resume, display), display)
+            return
+        if report is not None:
+            display.say(f"report: {write_run_report(RunFolder.open(report))}")
+            return
+        flags = {"loss.name": loss, "method": method, "steps": steps, "seed": seed, "threads": threads}
+        base = load_config(config, settings or (), flags)
+        if show_config:
+            print(to_yaml(base), end="")
+        elif compare_:
+            names = losses.split(",") if losses else [str(base.loss.name)]
+            _compare(
+                base,
+                out or RUNS / "compare",
+                names,
+                columns.split(","),
+                _numbers("--seeds", seeds),
+                jobs,
+                display,
+            )
+        else:
+            path = out or numbered(RUNS, f"{base.data.name}-{base.loss.name}-{base.method}")
+            _finish(path, trainer.train(base, path, display), display)
+    except (UserError, DataFileError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(WRONG_INPUT) from None
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        raise typer.Exit(compare.STOPPED) from None
+
+
+def _finish(path: Path, summary: trainer.Summary, display: Display) -> None:
+    test, seconds = summary["test"], summary["seconds"]
+    display.say(
+        f"unseen classes: MAP@R {test['map_at_r']:.4f}  P@1 {test['precision_at_1']:.4f}  "
+        f"R-precision {test['r_precision']:.4f}  NMI {test['nmi']:.4f}  (step {summary['best_step']}, "
+        f"{seconds['training']:.0f} s of training, {1e3 * seconds['per_step']:.1f} ms a step)"
+    )
+    display.say(f"report: {write_run_report(RunFolder.open(path))}")
+
+
+def _compare(
+    base: Config,
+    path: Path,
+    losses: list[str],
+    columns: list[str],
+    seeds: list[int],
+    jobs: int,
+    display: Display,
+) -> None:
+    if base.threads is None:
+        base = with_settings(base, threads=max(1, (os.cpu_count() or 1) // jobs))
+    experiment = compare.Experiment(path, base, losses, columns, seeds)
+    try:
+        experiment.run(compare.run_in_a_process, jobs, display.say)
+    except KeyboardInterrupt:
+        print(
+            f"stopped; finished cells are kept in {path}, start the same command again to go on",
+            file=sys.stderr,
+        )
+        raise typer.Exit(compare.STOPPED) from None
+    experiment.write_tables()
+    display.say(experiment.markdown())
+    display.say(f"report: {write_comparison_report(experiment)}")
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option}: expected whole numbers such as 0,1,2, got {text!r}") from None

@@ -1,0 +1,243 @@
+"""Experiments: every loss, column and seed in a run folder of its own, then one table.
+
+A comparison can be stopped and started again at any time: finished cells are kept, unfinished ones resumed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ccp_fast.training.config import LOSS_ALIASES, Config, nearest, to_yaml, with_settings
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.files import write_atomically
+from ccp_fast.training.metrics import to_csv
+from ccp_fast.training.objective import PRESETS
+from ccp_fast.training.run_folder import RunFolder
+
+LARGE_BATCH = {"batch__classes": 32, "batch__samples": 4, "optimizer__schedule": "cosine"}
+
+
+STOPPED = 130  # exit code of a run that Ctrl-C stopped
+
+
+class Column(NamedTuple):
+    """A way to train, as changes to the base configuration."""
+
+    title: str
+    changes: dict[str, Any]
+    as_long_as: str | None = (
+        None  # train for as many steps as fit the time of this column, at the speed of the first
+    )
+    speed_of: str | None = None
+
+
+COLUMNS = {
+    "plain": Column("plain", {"method": "plain"}),
+    "proxies": Column(
+        "proxies, never re-initialised", {"method": "ccp", "ccp__reinitialize": False, "ccp__lam": 0.0}
+    ),
+    "reinit": Column("re-initialised, λ = 0", {"method": "ccp", "ccp__lam": 0.0}),
+    "ccp": Column("full CCP", {"method": "ccp"}),
+    "plain-32x4": Column("plain, 32×4, cosine", {"method": "plain", **LARGE_BATCH}),
+    "ccp-32x4": Column("full CCP, 32×4, cosine", {"method": "ccp", **LARGE_BATCH}),
+    "plain-time": Column("plain, equal time", {"method": "plain"}, as_long_as="ccp", speed_of="plain"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the comparison."""
+
+    loss: str
+    column: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.loss}_{self.column}_seed{self.seed}"
+
+
+class Experiment:
+    """Cells over losses × columns × seeds, in `path/cells`, and the table over those that are finished."""
+
+    def __init__(
+        self, path: Path, base: Config, losses: Sequence[str], columns: Sequence[str], seeds: Sequence[int]
+    ) -> None:
+        self.path, self.base = path, base
+        self.losses = [_known("--losses", LOSS_ALIASES.get(name, name), PRESETS) for name in losses]
+        self.columns = [_known("--columns", name, COLUMNS) for name in columns]
+        self.seeds = list(seeds)
+        for name in self.columns:
+            for needed in (COLUMNS[name].as_long_as, COLUMNS[name].speed_of):
+                if needed is not None and needed not in self.columns:
+                    raise UserError(f"--columns: {name!r} needs {needed!r} beside it")
+
+    def cells(self, *, timed: bool) -> list[Cell]:
+        """Cells whose number of steps is fixed, or (timed) that of those that wait for others' times."""
+        names = [name for name in self.columns if (COLUMNS[name].as_long_as is not None) == timed]
+        # Seeds outermost: a table over fewer seeds is complete early.
+        return [Cell(loss, name, seed) for seed in self.seeds for loss in self.losses for name in names]
+
+    def folder(self, cell: Cell) -> Path:
+        """The run folder of a cell."""
+        return self.path / "cells" / cell.name
+
+    def summary(self, cell: Cell) -> dict[str, Any] | None:
+        """Final numbers of a cell, None if it is not finished."""
+        folder = self.folder(cell)
+        return RunFolder.open(folder).summary if folder.exists() else None
+
+    def config(self, cell: Cell) -> Config:
+        """Settings of a cell; of a timed one only once the cells it is timed by are finished."""
+        column = COLUMNS[cell.column]
+        config = with_settings(self.base, loss__name=cell.loss, seed=cell.seed, **column.changes)
+        if column.as_long_as is None or column.speed_of is None:
+            return config
+        long, fast = (
+            self.summary(Cell(cell.loss, name, cell.seed)) for name in (column.as_long_as, column.speed_of)
+        )
+        if long is None or fast is None:
+            raise UserError(f"{cell.name}: the cells it is timed by are not finished")
+        steps = round(fast["steps"] * long["seconds"]["cpu"] / fast["seconds"]["cpu"])
+        return with_settings(config, steps=max(1, steps))
+
+    def run(self, run_cell: Callable[[Config, Path], None], jobs: int, say: Callable[[str], None]) -> None:
+        """Run what is not finished, `jobs` cells at a time. UserError if a cell has other settings."""
+        for timed in (False, True):
+            todo = []
+            for cell in self.cells(timed=timed):
+                self._check_same_settings(cell)
+                if self.summary(cell) is None:
+                    todo.append(cell)
+            say(
+                f"{len(self.cells(timed=timed)) - len(todo)} cells finished, {len(todo)} to go"
+                + (" (equal time)" if timed else "")
+            )
+            for done, cell in enumerate(self._run_all(todo, run_cell, jobs), 1):
+                summary = self.summary(cell)
+                assert summary is not None
+                map_at_r, seconds = summary["test"]["map_at_r"], summary["seconds"]["training"]
+                say(f"[{done}/{len(todo)}] {cell.name}: MAP@R {map_at_r:.4f} in {seconds:.0f} s")
+
+    def _run_all(
+        self, cells: list[Cell], run_cell: Callable[[Config, Path], None], jobs: int
+    ) -> Iterator[Cell]:
+        with ThreadPoolExecutor(jobs) as pool:
+            running = {pool.submit(run_cell, self.config(cell), self.folder(cell)): cell for cell in cells}
+            try:
+                for finished in as_completed(running):
+                    finished.result()
+                    yield running[finished]
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _check_same_settings(self, cell: Cell) -> None:
+        """A cell from an earlier start must be what this one asks for, but for the number of threads."""
+        folder = self.folder(cell)
+        if not folder.exists():
+            return
+        here, wanted = RunFolder.open(folder).config, self.config(cell)
+        if COLUMNS[cell.column].as_long_as is not None:  # its steps come from measured times
+            wanted = with_settings(wanted, steps=here.steps)
+        if here != with_settings(wanted, threads=here.threads):
+            raise UserError(f"{folder} was made with other settings: choose another folder with --out")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row per finished cell."""
+        rows = []
+        for cell in self.cells(timed=False) + self.cells(timed=True):
+            summary = self.summary(cell)
+            if summary is not None:
+                rows.append(
+                    {
+                        "loss": cell.loss,
+                        "column": cell.column,
+                        "seed": cell.seed,
+                        "steps": summary["steps"],
+                        "best_step": summary["best_step"],
+                        "val_map_at_r": summary["val"]["map_at_r"],
+                        **{
+                            f"test_{name}": value
+                            for name, value in summary["test"].items()
+                            if name != "num_queries"
+                        },
+                        "training_seconds": round(summary["seconds"]["training"], 3),
+                        "cpu_seconds": round(summary["seconds"]["cpu"], 3),
+                    }
+                )
+        return rows
+
+    def table(self, key: str = "test_map_at_r") -> dict[str, dict[str, list[float]]]:
+        """Values over the seeds by loss and column."""
+        table: dict[str, dict[str, list[float]]] = {
+            loss: {name: [] for name in self.columns} for loss in self.losses
+        }
+        for row in self.rows():
+            table[row["loss"]][row["column"]].append(row[key])
+        return table
+
+    def markdown(self) -> str:
+        """Two tables with a line per loss: MAP@R on the test classes, and the CPU seconds it took."""
+        titles = [COLUMNS[name].title for name in self.columns]
+        lines = [f"| MAP@R, unseen classes | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+        for loss, by_column in self.table().items():
+            lines.append(f"| {PRESETS[loss].title} | {' | '.join(spread(v) for v in by_column.values())} |")
+        lines += ["", f"| CPU seconds of training | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+        for loss, by_column in self.table("cpu_seconds").items():
+            lines.append(
+                f"| {PRESETS[loss].title} | {' | '.join(spread(v, 0) for v in by_column.values())} |"
+            )
+        seeds = ", ".join(map(str, self.seeds))
+        lines += [
+            "",
+            f"Mean ± standard deviation over the seeds {seeds}, at the step best on the validation classes.",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def write_tables(self) -> None:
+        """results.csv (a row per cell) and table.md."""
+        write_atomically(self.path / "results.csv", to_csv(self.rows()))
+        write_atomically(self.path / "table.md", self.markdown())
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """`.712 ±.004`, the standard deviation of a sample; a note where there are fewer than two values."""
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ±{statistics.stdev(values):.{digits}f}" if len(values) > 1 else f"{mean} (1 seed)"
+
+
+def run_in_a_process(config: Config, path: Path) -> None:
+    """Train one cell, or go on with it, in a process of its own: cells cannot disturb each other."""
+    command = [sys.executable, "-m", "ccp_fast.cli.train", "--quiet"]
+    if path.exists():
+        command += ["--resume", str(path)]
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.parent / f"{path.name}.yaml"
+        write_atomically(file, to_yaml(config))
+        command += ["--config", str(file), "--out", str(path)]
+    result = subprocess.run(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+    )
+    if result.returncode == STOPPED:
+        raise KeyboardInterrupt
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
+        raise UserError(f"{path.name}: {last}")
+
+
+def _known(option: str, name: str, known: dict[str, Any]) -> str:
+    if name not in known:
+        raise UserError(f"{option}: expected some of {', '.join(known)}, got {name!r}{nearest(name, known)}")
+    return name

@@ -1,0 +1,231 @@
+"""Every setting of a run, with its default: glyphs, C2 with CCP, under three minutes on two cores."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ccp_fast.training.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
+
+LossName = Literal["c1", "c2", "triplet", "multi_similarity", "proxy_nca", "proxy_anchor"]
+LOSS_ALIASES = {"contrastive": "c2", "ms": "multi_similarity"}
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are errors, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """What is trained on."""
+
+    name: Literal["glyphs"] = "glyphs"
+
+
+class ModelConfig(Section):
+    """The network: see `ccp_fast.training.model`."""
+
+    widths: tuple[Count, Count, Count, Count] = (24, 48, 96, 128)  # channels of the four convolutions
+    dim: Count = 128  # of the embedding
+
+
+class AugmentConfig(Section):
+    """Random changes of a training image, see `ccp_fast.training.augment`."""
+
+    rotate: Amount = 10.0  # degrees to either side
+    shear: Amount = 0.15
+    scale: Amount = 0.15  # each side by a factor up to 1 + scale, or down to its inverse
+    shift: Amount = 0.08  # of the image's side
+    erase: Fraction = 0.5  # probability of a blank rectangle
+
+
+class BatchConfig(Section):
+    """A batch: `classes` different classes with `samples` images each."""
+
+    classes: Count = 16
+    samples: Annotated[int, Field(ge=2)] = 4
+
+
+class OptimizerConfig(Section):
+    """Adam."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: half a period, from lr to 0 over all steps
+    weight_decay: Amount = 0.0  # of the network, not of the proxies
+    proxy_lr_factor: Annotated[float, Field(gt=0)] = 1.0
+
+
+class LossConfig(Section):
+    """`c1`, `c2` (= contrastive), `triplet`, `multi_similarity` (= ms), `proxy_nca`, `proxy_anchor`."""
+
+    name: Annotated[LossName, BeforeValidator(lambda name: LOSS_ALIASES.get(name, name))] = "c2"
+    options: dict[str, float | str] = {}  # instead of the loss's own: --set loss.options.neg_margin=0.6
+
+
+class CcpConfig(Section):
+    """The algorithm of `ccp_fast.AlternatingProjections`; without effect where method is plain."""
+
+    proxies_per_class: Count = 4  # K
+    pool_size: Count = 8  # b
+    lam: Amount = 2e-4
+    lam_decay: Amount = 1.0
+    warm_start: Fraction = 0.5  # share of all steps trained with the plain loss first
+    project_every: Count | None = 200  # steps of a sub-problem; None: until `patience` ends it
+    patience: Count = 3  # evaluations without gain that end a sub-problem, where project_every is None
+    min_delta: Amount = 1e-5
+    pair_weight: Amount = 0.1
+    proxy_weight: Amount = 1.0
+    reinitialize: bool = True  # False: proxies are chosen once, at the end of the warm start
+    reload_best: bool = False
+
+    @model_validator(mode="after")
+    def _pool_holds_the_proxies(self) -> CcpConfig:
+        if self.pool_size < self.proxies_per_class:
+            least = f"proxies_per_class = {self.proxies_per_class}"
+            raise ValueError(f"pool_size: expected at least {least}, got {self.pool_size}")
+        return self
+
+
+class EvaluationConfig(Section):
+    """Retrieval on the validation classes picks the step that is reported on the test classes."""
+
+    every: Count = 100  # steps; a checkpoint is written at the same time
+    train_classes: Count = 200  # training classes measured beside the validation classes
+
+
+class Config(Section):
+    """A whole run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    method: Literal["plain", "ccp"] = "ccp"
+    steps: Count = 4000
+    threads: Count | None = None  # None: as many as there are cores. The bits of a result depend on it
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    ccp: CcpConfig = CcpConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def load_config(
+    file: Path | None = None, settings: Iterable[str] = (), flags: Mapping[str, Any] | None = None
+) -> Config:
+    """Defaults, then a YAML file, then `a.b=c` settings, then flags {"a.b": c}; the last one wins.
+
+    A flag that is None was not given.
+
+    Raises UserError for a file that cannot be read, an unknown key or a bad value.
+    """
+    values: dict[str, Any] = {} if file is None else _read(file)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: expected key=value, for example --set batch.classes=32")
+        _put(values, key.strip(), _parse(text, f"--set {setting}"))
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _put(values, key, value)
+    return make_config(values, "" if file is None else f"{file}: ")
+
+
+def make_config(values: Mapping[str, Any], where: str = "") -> Config:
+    """A Config from nested dicts; UserError, starting with `where`, for an unknown key or a bad value."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(where + _sentence(error)) from None
+
+
+def to_yaml(config: Config) -> str:
+    """The config as a file that `load_config` reads."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def with_settings(config: Config, **changes: Any) -> Config:
+    """A copy with some keys changed; "__" stands for the dot: batch__classes=32."""
+    values = config.model_dump()
+    for key, value in changes.items():
+        _put(values, key.replace("__", "."), value)
+    return make_config(values)
+
+
+def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """All dotted keys."""
+    keys = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """'; did you mean ...?' where a word is close, else nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"config file {file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"config file {file} is not text in UTF-8") from None
+    values = _parse(text, f"config file {file}")
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"config file {file}: expected keys with values, such as 'steps: 2000'")
+    return values
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise UserError(
+            f"{where}: not valid YAML{line} ({getattr(error, 'problem', None) or 'unreadable'})"
+        ) from None
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UserError(
+                f"unknown key {key!r}: {section!r} is a value, not a section{nearest(key, known_keys())}"
+            )
+        values = inner
+    values[name] = value
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first error as one sentence."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{nearest(key, known_keys())}"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if first["type"] == "value_error":
+        return f"{key}.{message}"
+    hint = nearest(str(first["input"]), [*LOSS_ALIASES, *LossName.__args__]) if key == "loss.name" else ""  # type: ignore[attr-defined]
+    return f"{key}: expected {message}, got {first['input']!r}{hint}"

@@ -1,0 +1,42 @@
+"""Ctrl-C between two steps instead of in the middle of one."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved itself."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        super().__init__(f"stopped and saved at step {step}; go on with: ccp-train --resume {path}")
+
+
+class StopRequest:
+    """While entered, the first SIGINT or SIGTERM sets `requested`; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        """Take the signals over."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give them back."""
+        self._give_back()
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()

@@ -1,0 +1,44 @@
+"""The network: four convolutions and a linear map, 0.4 million parameters."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ccp_fast.training.config import ModelConfig
+
+
+class GlyphNet(nn.Module):
+    """Images ``[n, 1, 32, 32]`` to embeddings ``[n, dim]``, not normalised.
+
+    The first convolution halves the image, where most of the time would go; the last feature map is flattened,
+    not averaged, because where a stroke lies tells characters apart.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        a, b, c, d = config.widths
+        self.features = nn.Sequential(
+            *_block(1, a, stride=2),  # 16 x 16
+            *_block(a, b, pool=True),  # 8 x 8
+            *_block(b, c, pool=True),  # 4 x 4
+            *_block(c, d),
+        )
+        self.embedding = nn.Linear(d * 4 * 4, config.dim)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        return cast(Tensor, self.embedding(self.features(images).flatten(1)))
+
+
+def _block(channels: int, out: int, *, stride: int = 1, pool: bool = False) -> list[nn.Module]:
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(out),
+        nn.ReLU(inplace=True),
+    ]
+    return [*layers, nn.MaxPool2d(2)] if pool else layers

@@ -1,0 +1,89 @@
+"""Losses by name, with the margins of the paper where it gives some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from ccp_fast.losses import (
+    ContrastiveLoss,
+    MetricLoss,
+    MultiSimilarityLoss,
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+    TripletLoss,
+)
+from ccp_fast.training.config import Config, nearest
+from ccp_fast.training.errors import UserError
+
+
+class Preset(NamedTuple):
+    """A loss and its options."""
+
+    title: str
+    make: Callable[..., MetricLoss]
+    options: dict[str, float | str]
+    needs_proxies: bool = False  # also in plain training
+
+
+# C1 and C2 are the two contrastive losses of arXiv 2209.09060; C2 has the margins given there for Cars196.
+PRESETS = {
+    "c1": Preset(
+        "C1 (cosine contrastive)",
+        ContrastiveLoss,
+        {
+            "distance": "cosine",
+            "pos_margin": 0.0,
+            "neg_margin": 0.5,
+            "normalize": "unit",
+            "reduction": "anchor_mean",
+        },
+    ),
+    "c2": Preset(
+        "C2 (Euclidean contrastive)",
+        ContrastiveLoss,
+        {
+            "distance": "l2",
+            "pos_margin": 0.2652,
+            "neg_margin": 0.5409,
+            "normalize": "ball",
+            "reduction": "active_mean",
+        },
+    ),
+    "triplet": Preset(
+        "Triplet", TripletLoss, {"margin": 0.1, "normalize": "ball", "reduction": "active_mean"}
+    ),
+    "multi_similarity": Preset(
+        "Multi-Similarity", MultiSimilarityLoss, {"alpha": 2.0, "beta": 50.0, "base": 0.5}
+    ),
+    "proxy_nca": Preset("ProxyNCA++", ProxyNCALoss, {"temperature": 1 / 9, "variant": "plus_plus"}, True),
+    "proxy_anchor": Preset("Proxy-Anchor", ProxyAnchorLoss, {"alpha": 32.0, "margin": 0.1}, True),
+}
+
+
+def title(config: Config) -> str:
+    """Loss and method for headings: "C2 (Euclidean contrastive) with CCP"."""
+    return PRESETS[config.loss.name].title + (" with CCP" if config.method == "ccp" else "")
+
+
+def build_loss(config: Config, num_classes: int) -> MetricLoss:
+    """The loss, with proxies where the method or the loss itself needs them; UserError for a bad option."""
+    preset = PRESETS[config.loss.name]
+    for name in config.loss.options:
+        if name not in preset.options:
+            hint = nearest(name, preset.options) or f"; {config.loss.name} has {', '.join(preset.options)}"
+            raise UserError(f"unknown key 'loss.options.{name}'{hint}")
+    arguments: dict[str, Any] = {**preset.options, **config.loss.options}
+    if config.method == "ccp":
+        arguments |= {"num_classes": num_classes, "dim": config.model.dim}
+        arguments["proxies_per_class"] = config.ccp.proxies_per_class
+    elif preset.needs_proxies:
+        arguments |= {"num_classes": num_classes, "dim": config.model.dim}
+    loss = preset.make(**arguments)
+    try:  # the loss itself knows what its options may be
+        loss.pairs(torch.eye(2), torch.arange(2))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"loss.options: {error}") from None
+    return loss

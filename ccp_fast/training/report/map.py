@@ -1,0 +1,48 @@
+"""A map of some classes: every image lies where t-SNE puts its embedding, in the colour of its class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from sklearn.manifold import TSNE
+from torch import Tensor
+from torch.nn.functional import normalize as unit
+
+from ccp_fast.data import ImageSet
+from ccp_fast.training.report.images import hues, ink_alone
+
+WIDTH, HEIGHT, GLYPH = 1000, 620, 30  # of the drawing, and of an image in it
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An image on the map."""
+
+    x: float  # of its upper left corner
+    y: float
+    image: str  # data URI
+    caption: str
+
+
+def make_map(embeddings: Tensor, images: ImageSet, *, classes: int = 24, seed: int = 0) -> list[Mark]:
+    """Marks for all images of some classes drawn at random; distances are, roughly, those of unit vectors."""
+    chosen = torch.randperm(images.num_classes, generator=torch.Generator().manual_seed(seed))[:classes]
+    rows = torch.isin(images.labels, chosen).nonzero().squeeze(1)
+    points = _plane(unit(embeddings[rows]), seed)
+    colours = dict(zip(chosen.tolist(), hues(len(chosen)), strict=True))
+    marks = []
+    for row, (x, y) in zip(rows.tolist(), points.tolist(), strict=True):
+        label = int(images.labels[row])
+        caption = f"{images.class_names[label]} in {images.sources[int(images.source_ids[row])]}"
+        marks.append(Mark(round(x, 1), round(y, 1), ink_alone(images.images[row], colours[label]), caption))
+    return marks
+
+
+def _plane(vectors: Tensor, seed: int) -> Tensor:
+    """[n, 2], filling the drawing."""
+    # A class has 8 images: a larger perplexity would pull neighbouring classes together.
+    tsne = TSNE(perplexity=min(8, len(vectors) - 1), init="pca", random_state=seed)
+    points = torch.from_numpy(tsne.fit_transform(vectors.numpy()))
+    low, high = points.amin(0), points.amax(0)
+    return (points - low) / (high - low).clamp(min=1e-9) * torch.tensor([WIDTH - GLYPH, HEIGHT - GLYPH])

@@ -1,0 +1,111 @@
+"""The report of one run, made from its folder alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ccp_fast.training.clock import PHASES
+from ccp_fast.training.config import Config, known_keys
+from ccp_fast.training.data import TrainingData, load_splits
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.files import write_atomically
+from ccp_fast.training.learner import Learner
+from ccp_fast.training.metrics import read_rows
+from ccp_fast.training.objective import title
+from ccp_fast.training.report import figures
+from ccp_fast.training.report.gallery import make_gallery
+from ccp_fast.training.report.map import GLYPH, HEIGHT, WIDTH, make_map
+from ccp_fast.training.report.page import render
+from ccp_fast.training.run_folder import RunFolder
+
+_PHASE_TITLES = {
+    "data": "batches and augmentation",
+    "forward": "forward",
+    "loss": "loss, forward",
+    "backward": "backward, of network and loss",
+    "projection": "projection",
+    "optimizer": "optimizer",
+    "reinitialisation": "choosing proxies",
+    "evaluation": "evaluation",
+}
+
+
+class Setting(NamedTuple):
+    """A row of the table of settings."""
+
+    key: str
+    value: object
+    is_default: bool
+
+
+class Share(NamedTuple):
+    """A part of the time."""
+
+    title: str
+    percent: float
+    seconds: float
+
+
+def write_run_report(run: RunFolder) -> Path:
+    """Write report.html and return its path. UserError for a run that is not finished."""
+    summary = run.summary
+    if summary is None:
+        raise UserError(f"{run.path} is not finished: go on with ccp-train --resume {run.path}")
+    splits = load_splits()
+    learner = Learner(run.config, TrainingData(splits.train, run.config))
+    learner.load_weights(run.at(summary["best_step"]).state["learner"])
+    embeddings = learner.embed(splits.test.images)
+    rows, subproblems = read_rows(run.path / "metrics.jsonl"), read_rows(run.path / "subproblems.jsonl")
+    curves = [
+        figures.retrieval_curve(rows, subproblems, summary["best_step"]),
+        figures.loss_curve(rows, subproblems),
+        figures.radius_curve(subproblems),
+        figures.spread_curve(rows, subproblems),
+    ]
+    page = render(
+        "run.html.j2",
+        title=title(run.config),
+        name=run.path.name,
+        summary=summary,
+        config=run.config,
+        counts={
+            "train": splits.train.num_classes,
+            "val": splits.val.num_classes,
+            "test": splits.test.num_classes,
+        },
+        per_class=int(splits.test.labels.bincount().max()),
+        curves=[curve for curve in curves if curve],
+        gallery=make_gallery(embeddings, splits.test, learner.criterion.normalize),
+        marks=make_map(embeddings, splits.test),
+        map_size=(WIDTH, HEIGHT, GLYPH),
+        shares=_shares(summary["seconds"]),
+        settings=_settings(run.config),
+        environment=run.read_json("environment.json") or {},
+    )
+    path = run.path / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def _shares(seconds: dict[str, Any]) -> list[Share]:
+    total = seconds["training"] + seconds["evaluation"]
+    return [
+        Share(_PHASE_TITLES[phase], 100 * seconds["shares"][phase], total * seconds["shares"][phase])
+        for phase in PHASES
+        if seconds["shares"][phase] > 0
+    ]
+
+
+def _settings(config: Config) -> list[Setting]:
+    default = Config()
+    return [
+        Setting(key, _value(config, key), _value(config, key) == _value(default, key)) for key in known_keys()
+    ]
+
+
+def _value(config: Config, key: str) -> object:
+    value: object = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value

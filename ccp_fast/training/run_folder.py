@@ -1,0 +1,175 @@
+"""The folder of a run: what lies where, and the promise that nothing in it is overwritten.
+
+config.yaml          all settings, as `ccp-train --config` reads them
+environment.json     versions, processor, commit
+metrics.jsonl .csv   a row per evaluation
+subproblems.jsonl .csv  a row per sub-problem of CCP
+tensorboard/         the same as events
+checkpoints/         step-00004000.safetensors: the last two, and the best one of each
+summary.json         the final numbers; a run that has it is finished
+report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ccp_fast.training import checkpoint
+from ccp_fast.training.checkpoint import Checkpoint
+from ccp_fast.training.config import Config, load_config, to_yaml
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.files import sync_folder, write_atomically
+
+log = logging.getLogger(__name__)
+
+KEPT = 2  # checkpoints, so that one may be damaged
+
+
+class RunFolder:
+    """An existing run folder; made by `create`, found by `open`."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def create(cls, path: Path, config: Config, environment: Mapping[str, object]) -> RunFolder:
+        """A new folder that appears complete or not at all. UserError if there is anything at `path`."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists already: choose another folder, or go on with --resume {path}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be made: {error.strerror}") from None
+        try:
+            draft.chmod(0o755)
+            (draft / "checkpoints").mkdir()
+            write_atomically(draft / "config.yaml", to_yaml(config))
+            write_atomically(draft / "environment.json", json.dumps(environment, indent=2) + "\n")
+            draft.rename(path)  # replaces an empty folder at most
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise UserError(f"{path} cannot be made: {error.strerror}") from None
+        sync_folder(path.parent)
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A folder that `create` made. UserError if it is none."""
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path} is not a run folder: it has no config.yaml")
+        return cls(path, load_config(path / "config.yaml"))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing here; a killed process loses its lock. UserError if it is held."""
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"{self.path} is being written by another process") from None
+            yield
+
+    def save(self, content: Checkpoint) -> None:
+        """Write a checkpoint, then delete those that nothing needs any more."""
+        checkpoint.write(self._checkpoint(content.step), content)
+        self._prune()
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read together with the best one it names.
+
+        A damaged one stays where it is and is told as a warning. None: the run never wrote any. UserError: all
+        are damaged.
+        """
+        newest_first = self._checkpoints()[::-1]
+        for path in newest_first:
+            try:
+                content = checkpoint.read(path)
+                if content.best_step not in (None, content.step):
+                    checkpoint.read(self._checkpoint(content.best_step))
+            except checkpoint.DamagedCheckpoint as error:
+                log.warning("checkpoint %s cannot be used (%s); trying the one before", path, error)
+                continue
+            return content
+        if newest_first:
+            count = len(newest_first)
+            raise UserError(
+                f"none of the {count} checkpoints in {self.path / 'checkpoints'} can be read: all are damaged"
+            )
+        return None
+
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step. UserError if its file is damaged or gone."""
+        try:
+            return checkpoint.read(self._checkpoint(step))
+        except checkpoint.DamagedCheckpoint as error:
+            raise UserError(f"checkpoint {self._checkpoint(step)} cannot be read: {error}") from None
+
+    def forget_after(self, step: int) -> None:
+        """Delete checkpoints of later steps, before a run goes on from an older one."""
+        for path in self._checkpoints():
+            if _step_of(path) > step:
+                path.unlink()
+
+    def _prune(self) -> None:
+        newest = self._checkpoints()[-KEPT:]
+        needed = {path.name for path in newest}
+        for path in newest:
+            try:
+                best = checkpoint.best_step(path)
+            except checkpoint.DamagedCheckpoint:
+                return  # not known what it needs: delete nothing
+            if best is not None:
+                needed.add(self._checkpoint(best).name)
+        for path in self._checkpoints():
+            if path.name not in needed:
+                path.unlink()
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:08d}.safetensors"
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("step-*.safetensors"))
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """A JSON file, atomically."""
+        write_atomically(self.path / name, json.dumps(content, indent=2) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file, None if there is none. UserError if it is damaged."""
+        try:
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path / name} cannot be read: {error}") from None
+        assert isinstance(content, dict)
+        return content
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The final numbers; None while the run is not finished."""
+        return self.read_json("summary.json")
+
+
+def numbered(parent: Path, name: str) -> Path:
+    """`parent/name-001`, or the first number behind all that exist."""
+    taken = [
+        int(p.name.removeprefix(f"{name}-"))
+        for p in parent.glob(f"{name}-*")
+        if p.name[len(name) + 1 :].isdecimal()
+    ]
+    return parent / f"{name}-{max(taken, default=0) + 1:03d}"
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))

@@ -1,0 +1,179 @@
+"""The loop: steps, evaluations, checkpoints, and at the end the numbers on classes never seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ccp_fast.data import ImageSet
+from ccp_fast.evaluation import retrieval
+from ccp_fast.training import environment
+from ccp_fast.training.checkpoint import Checkpoint
+from ccp_fast.training.config import Config, with_settings
+from ccp_fast.training.data import Splits, TrainingData, first_classes, load_splits
+from ccp_fast.training.display import Display
+from ccp_fast.training.interrupt import Interrupted, StopRequest
+from ccp_fast.training.learner import Learner
+from ccp_fast.training.metrics import MetricLog, Scalars
+from ccp_fast.training.run_folder import RunFolder
+
+Summary = dict[str, Any]
+
+MONITORED = ("map_at_r", "r_precision", "precision_at_1")
+
+
+def train(config: Config, path: Path, display: Display) -> Summary:
+    """Train from the start into a new folder; returns the final numbers, also in its summary.json.
+
+    Raises UserError for a folder that exists or settings that do not fit the data, Interrupted after Ctrl-C.
+    """
+    config = with_settings(config, threads=config.threads or torch.get_num_threads())
+    splits = load_splits()
+    Learner(
+        config, TrainingData(splits.train, config)
+    )  # what is wrong with the settings shows before a folder is made
+    run = RunFolder.create(path, config, environment.describe(config.threads or 1))
+    with run.lock():
+        return Trainer(run, splits, display).run_to_the_end()
+
+
+def resume(path: Path, display: Display) -> Summary:
+    """Go on with an interrupted run, to the same bits as an unbroken one; of a finished one, its numbers."""
+    run = RunFolder.open(path)
+    finished = run.summary
+    if finished is not None:
+        return finished
+    with run.lock():
+        trainer = Trainer(run, load_splits(), display)
+        saved = run.latest()
+        if saved is not None:
+            trainer.restore(saved)
+        return trainer.run_to_the_end()
+
+
+class Trainer:
+    """A run in a folder. All state that training depends on is in the learner and the four numbers below."""
+
+    def __init__(self, run: RunFolder, splits: Splits, display: Display) -> None:
+        self.run, self.config, self.splits, self.display = run, run.config, splits, display
+        torch.set_num_threads(self.config.threads or torch.get_num_threads())
+        torch.use_deterministic_algorithms(True)
+        self.learner = Learner(self.config, TrainingData(splits.train, self.config))
+        self.seen_train = first_classes(splits.train, self.config.evaluation.train_classes)
+        self.best_step: int | None = None
+        self.best_metric = -math.inf
+        self.loss_sum, self.loss_count = 0.0, 0  # since the last evaluation
+        self.metrics = MetricLog(run.path, "metrics")
+        self.subproblems = MetricLog(run.path, "subproblems")
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint: what was logged or saved after it is dropped."""
+        self.learner.load_state_dict(saved.state["learner"])
+        self.best_step, self.best_metric = saved.best_step, saved.state["best_metric"]
+        self.loss_sum, self.loss_count = saved.state["loss_sum"], saved.state["loss_count"]
+        self.run.forget_after(saved.step)
+
+    def run_to_the_end(self) -> Summary:
+        """Train the steps that are left, evaluate, report."""
+        self.metrics.truncate(self.learner.step)
+        self.subproblems.truncate(self.learner.step)
+        scalars = Scalars(self.run.path, self.learner.step + 1)
+        try:
+            with StopRequest() as stop, self.display.training(self.config, self.learner.step) as progress:
+                while self.learner.step < self.config.steps:
+                    if stop.requested:
+                        self._save()
+                        raise Interrupted(self.run.path, self.learner.step)
+                    loss = self.learner.train_step()
+                    self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
+                    progress.step(self.learner.step, loss)
+                    if self._evaluation_is_due():
+                        self._log_subproblems(scalars)
+                        row = self._evaluate()
+                        self.metrics.append(row)
+                        scalars.write(row, "evaluation")
+                        self._save()
+                        progress.row(row, is_best=self.best_step == self.learner.step)
+        finally:
+            scalars.close()
+        return self._finish()
+
+    def _evaluation_is_due(self) -> bool:
+        return self.learner.step % self.config.evaluation.every == 0 or self.learner.step == self.config.steps
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Retrieval among the validation classes, and among as many training classes beside them."""
+        with self.learner.clock("evaluation"):
+            val = self._retrieval(self.splits.val, MONITORED)
+            seen = self._retrieval(self.seen_train, ("map_at_r",))
+        ccp = self.learner.ccp
+        row = {
+            "step": self.learner.step,
+            "subproblem": None if ccp is None else ccp.subproblem,
+            "lr": self.learner.optimizer.param_groups[0]["lr"],
+            "loss": self.loss_sum / self.loss_count,
+            "train_map_at_r": seen["map_at_r"],
+            **{f"val_{name}": val[name] for name in MONITORED},
+            "proxy_spread": self.learner.proxy_spread,
+            "seconds": round(self.learner.clock.total, 3),
+        }
+        if row["val_map_at_r"] > self.best_metric:
+            self.best_step, self.best_metric = self.learner.step, row["val_map_at_r"]
+        if ccp is not None:
+            ccp.update(row["val_map_at_r"])
+        self.loss_sum, self.loss_count = 0.0, 0
+        return row
+
+    def _log_subproblems(self, scalars: Scalars) -> None:
+        for record in self.learner.subproblems[len(self.subproblems.rows) :]:
+            row = {"step": record.step, **asdict(record)}
+            self.subproblems.append(row)
+            scalars.write(row, "subproblem")
+
+    def _save(self) -> None:
+        state = {
+            "learner": self.learner.state_dict(),
+            "best_metric": self.best_metric,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+        }
+        self.run.save(Checkpoint(self.learner.step, self.best_step, state))
+
+    def _finish(self) -> Summary:
+        """Numbers on the test classes, at the step that was best on the validation classes."""
+        assert self.best_step is not None  # the last step is always evaluated
+        self.learner.load_weights(self.run.at(self.best_step).state["learner"])
+        clock, steps = self.learner.clock, self.learner.step
+        training = clock.total - clock.seconds["evaluation"]
+        summary: Summary = {
+            "loss": self.config.loss.name,
+            "method": self.config.method,
+            "seed": self.config.seed,
+            "steps": steps,
+            "best_step": self.best_step,
+            "val": {"map_at_r": self.best_metric},
+            "test": self._retrieval(
+                self.splits.test, ("precision_at_1", "r_precision", "map_at_r", "recall_at_k", "nmi")
+            ),
+            "parameters": sum(p.numel() for p in self.learner.model.parameters()),
+            "seconds": {
+                "training": training,
+                "per_step": training / steps,
+                "evaluation": clock.seconds["evaluation"],
+                "cpu": clock.cpu_seconds,
+                "shares": clock.shares(),
+            },
+        }
+        self.run.write_json("summary.json", summary)
+        return summary
+
+    def _retrieval(self, images: ImageSet, metrics: tuple[str, ...]) -> dict[str, float]:
+        """With distances between vectors as the loss sees them."""
+        embeddings = self.learner.embed(images.images)
+        return retrieval(
+            embeddings, images.labels, metrics=metrics, normalize=self.learner.criterion.normalize
+        )
