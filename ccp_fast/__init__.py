@@ -1,1 +1,28 @@
-"""Deep metric learning with fused kernels: proxy losses, iterated projections (CCP), k-center."""
+"""Deep metric learning with fused kernels: proxy losses, iterated projections (CCP), k-center.
+
+    import ccp_fast
+    loss = ccp_fast.functional.contrastive(embeddings, proxies, labels)
+
+`functional` has the fused losses and selections as functions, `losses` the modules that own proxies,
+`AlternatingProjections` the CCP algorithm, `evaluation` and `samplers` what a trainer needs around them.
+"""
+
+from __future__ import annotations
+
+import ccp_fast._library  # noqa: F401  first: without the operators nothing below works
+from ccp_fast import evaluation, functional, losses, reference, samplers
+from ccp_fast._info import __version__, info
+from ccp_fast.ccp import AlternatingProjections
+from ccp_fast.projection import Projection
+
+__all__ = [
+    "AlternatingProjections",
+    "Projection",
+    "__version__",
+    "evaluation",
+    "functional",
+    "info",
+    "losses",
+    "reference",
+    "samplers",
+]

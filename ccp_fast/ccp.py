@@ -56,7 +56,8 @@ class AlternatingProjections:
     seeds. The live weights go on from where they are. lambda_0 = 0, lambda_k = lam·lam_decay^k. Only the
     network is regularised, not the proxies. A sub-problem ends after `patience` evaluations in a row without
     gain, each sub-problem looking for a best of its own; if none of its evaluations gave a number, its
-    solution is the live weights and proxies at its end.
+    solution is the live weights and proxies at its end. Memory: up to three copies of the network, w_prev, w*
+    and the best of the run.
 
     Args:
         model: its trainable parameters are projected; "best weights" are its parameters and buffers. Of a
@@ -333,9 +334,10 @@ class AlternatingProjections:
         return copy_weights(self.model, self.proxies)
 
     def _is_gain(self, metric: float, best: float | None) -> bool:
-        if math.isnan(metric) or best is None:
+        if best is None:
             return not math.isnan(metric)
-        return metric > best + self.min_delta if self.monitor == "max" else metric < best - self.min_delta
+        gain = metric - best if self.monitor == "max" else best - metric
+        return gain > self.min_delta  # False for NaN
 
     def _count_step(self, *_: Any) -> None:
         self.steps += 1

@@ -3,7 +3,8 @@
 # one at run time, so a single binary is fast on AVX-512 and still starts on any x86-64. Elsewhere only `portable` exists.
 #
 # No fast-math: NaN and infinity mean what they should. errno and traps are not used, so sqrt may vectorise.
-set(CCP_KERNEL_FLAGS -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast)
+# Debug builds stay unoptimised: for a debugger, and to compile in seconds.
+set(CCP_KERNEL_FLAGS $<$<NOT:$<CONFIG:Debug>>:-O3> -fno-math-errno -fno-trapping-math -ffp-contract=fast)
 
 set(CCP_CAPABILITIES portable)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

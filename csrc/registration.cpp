@@ -5,7 +5,7 @@ STABLE_TORCH_LIBRARY(ccp_fast, m) {
   m.def("build_info() -> str");
 
   m.def(
-      "farthest_points(Tensor points, Tensor offsets, Tensor? seeds, Tensor? seed_offsets, int k, str? normalize, "
+      "farthest_points(Tensor points, Tensor offsets, Tensor? seeds, Tensor? seed_offsets, int k, str normalize, "
       "bool pad) -> (Tensor indices, Tensor radii)");
 
   // grads belong to the leading params; the others count in the penalty alone.

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from ccp_fast._info import format_info, info
 
 
 def main() -> None:
-    """Print `ccp_fast.info()`, one line a fact."""
-    try:
-        import ccp_fast
-    except ImportError as error:
-        sys.exit(str(error))
-    for name, value in ccp_fast.info().items():
-        print(f"{name}: {value}")
+    """Print what `ccp_fast.info()` knows."""
+    print(format_info(info()))
 
 
 if __name__ == "__main__":

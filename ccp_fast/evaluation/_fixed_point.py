@@ -24,7 +24,9 @@ Normalize = Literal["unit", "ball"] | None
 _BITS = 26  # first slice
 _LOW_BITS = 18  # second slice, fp64 rows only
 _CHUNK = 1 << 20  # elements prepared at a time
-_KEEP = 1 << 24  # a matrix of at most so many elements keeps its slices (128 MB), a larger one makes them anew
+_KEEP = (
+    1 << 24
+)  # a matrix of at most so many elements keeps its slices (128 MB), a larger one makes them anew
 
 
 def ordered_sum(x: Tensor) -> Tensor:  # [M, W] -> [M]
@@ -45,11 +47,13 @@ class FixedPointRows:
         self.double = double
         rows = max(1, _CHUNK // values.shape[1])
         parts = [_scales(name, start, part, normalize) for start, part in _chunks(self.values, rows)]
-        # [N] each: row * factor is rounded to integers below 2**26; integer * step (a power of two) is the row.
+        # [N] each: row * factor is rounded to integers; an integer * step, a power of two, is the row again.
         self._factor = torch.cat([factor for factor, _ in parts])
         self._step = torch.cat([step for _, step in parts])
         self._kept: tuple[Tensor, ...] | None = None
-        squares = [self._squares(slice(start, start + len(part))) for start, part in _chunks(self.values, rows)]
+        squares = [
+            self._squares(slice(start, start + len(part))) for start, part in _chunks(self.values, rows)
+        ]
         self.square = torch.cat(squares)  # [N] squared norms
         if values.numel() <= _KEEP:
             self._kept = self.slices(slice(None))
@@ -61,7 +65,7 @@ class FixedPointRows:
         """Fixed-point slices of some rows, each [rows, D] fp64; their sum is the row."""
         if self._kept is not None:
             return tuple(kept[rows] for kept in self._kept)
-        scaled = self.values[rows].to(torch.float64) * self._factor[rows, None]
+        scaled = self.values[rows].to(torch.float64, copy=True).mul_(self._factor[rows, None])
         step = self._step[rows, None]
         if not self.double:
             return (scaled.round_().mul_(step),)
@@ -91,7 +95,7 @@ def _chunks(values: Tensor, rows: int) -> list[tuple[int, Tensor]]:
 
 
 def _scales(name: str, start: int, part: Tensor, normalize: Normalize) -> tuple[Tensor, Tensor]:
-    square = ordered_sum(part.to(torch.float64).square())
+    square = ordered_sum(part.to(torch.float64, copy=True).square_())
     bad = (~(4.0 * square).isfinite()).nonzero()
     if len(bad):
         row = start + int(bad[0])

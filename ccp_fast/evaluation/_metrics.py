@@ -40,10 +40,10 @@ def retrieval(
 ) -> dict[str, float]:
     """Retrieval metrics: the mean over all queries that have a reference of their class.
 
-    Exact: as many neighbours are ranked as the query's class asks for, by (distance, index of the reference),
-        so that
-    ties are resolved the same way whatever the block size, the number of threads or the device. Streamed:
-    memory is that of one tile of distances plus 24 bytes a row, never M x N.
+    Exact: as many neighbours are ranked as the query's class asks for, by (distance, index of the reference).
+    Ties are thus resolved in the same way whatever the block size, the number of threads or the device.
+    Streamed: memory is that of a tile of distances and its neighbours, 24 bytes a row, and up to 128 MB a
+    matrix where that saves time (twice that in fp64); never M x N.
 
     Args:
         query: [M, D] fp32, fp64, bf16 or fp16.

@@ -45,8 +45,8 @@ def nearest(
 
     Exact, and ordered by (distance, index): of two references at the same distance the lower index comes
     first. The result does not depend on ``block_size``, the number of threads or the device. Distances are
-    those of the rows rounded to 26 bits relative to their norm (44 for fp64), finer than fp32 arithmetic; equal
-    rows are at distance 0.
+    those of the rows rounded to 26 bits relative to their norm (44 for fp64), finer than fp32 arithmetic;
+    equal rows are at distance 0.
 
     Args:
         query: [M, D] floating point.

@@ -81,7 +81,7 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         # A copy: no two tensors of a file share memory, whatever those of the state do.
         tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {"tensor": path}
+        return {"tensor": path, "channels_last": _is_channels_last(value)}
     if isinstance(value, Mapping):  # as pairs: JSON would turn the integer keys of an optimizer into strings
         return {"dict": [[key, _encode(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
@@ -97,12 +97,17 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, list):
         return [_decode(item, tensors) for item in value]
     if isinstance(value, dict):
-        return (
-            tensors[value["tensor"]]
-            if "tensor" in value
-            else {k: _decode(v, tensors) for k, v in value["dict"]}
-        )
+        if "dict" in value:
+            return {key: _decode(item, tensors) for key, item in value["dict"]}
+        tensor = tensors[value["tensor"]]
+        return tensor.contiguous(memory_format=torch.channels_last) if value["channels_last"] else tensor
     return value
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    """Files hold rows in order. Fused optimizers go over memory as it lies, so the layout has to come back."""
+    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return channels_last and not tensor.is_contiguous()
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:

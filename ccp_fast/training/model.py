@@ -13,8 +13,8 @@ from ccp_fast.training.config import ModelConfig
 class GlyphNet(nn.Module):
     """Images ``[n, 1, 32, 32]`` to embeddings ``[n, dim]``, not normalised.
 
-    The first convolution halves the image, where most of the time would go; the last feature map is flattened,
-    not averaged, because where a stroke lies tells characters apart.
+    The first convolution halves the image, to save time; the last feature map is flattened, not averaged, because
+    where a stroke lies tells characters apart.
     """
 
     def __init__(self, config: ModelConfig) -> None:

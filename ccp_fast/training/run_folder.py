@@ -71,7 +71,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing here; a killed process loses its lock. UserError if it is held."""
+        """Keep other processes from writing here; a killed one loses its lock. UserError if it is held."""
         with (self.path / ".lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,8 +87,7 @@ class RunFolder:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that can be read together with the best one it names.
 
-        A damaged one stays where it is and is told as a warning. None: the run never wrote any. UserError: all
-        are damaged.
+        A damaged one stays where it is, with a warning. None: the run never wrote any. UserError: all are damaged.
         """
         newest_first = self._checkpoints()[::-1]
         for path in newest_first:

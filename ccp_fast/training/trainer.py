@@ -61,7 +61,9 @@ class Trainer:
     def __init__(self, run: RunFolder, splits: Splits, display: Display) -> None:
         self.run, self.config, self.splits, self.display = run, run.config, splits, display
         torch.set_num_threads(self.config.threads or torch.get_num_threads())
-        torch.use_deterministic_algorithms(True)
+        # As use_deterministic_algorithms(True), without its import of the whole inductor.
+        torch.set_deterministic_debug_mode("error")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a help for debugging that costs time
         self.learner = Learner(self.config, TrainingData(splits.train, self.config))
         self.seen_train = first_classes(splits.train, self.config.evaluation.train_classes)
         self.best_step: int | None = None

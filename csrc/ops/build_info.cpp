@@ -8,6 +8,8 @@ namespace ccp {
 // "key=value" lines; ccp_fast.info() turns them into a dict.
 std::string build_info() {
   std::string text;
+  text += "version=" CCP_VERSION "\n";
+  text += "torch=" CCP_TORCH_VERSION "\n";  // the headers'; any later torch can load the library
   text += std::string("cpu_capability=") + capability_name(cpu_capability()) + "\n";
 #ifdef CCP_HAVE_X86_CAPABILITIES
   text += "cpu_capabilities_built=portable,avx2,avx512\n";
@@ -18,6 +20,7 @@ std::string build_info() {
   text += "cuda_architectures=" CCP_CUDA_ARCHITECTURES "\n";
 #else
   text += "cuda_architectures=\n";
+  text += "cuda_missing=" CCP_CUDA_MISSING "\n";  // the reason, in words
 #endif
 #if defined(__clang__)
   text += "compiler=clang " __clang_version__ "\n";

@@ -15,7 +15,7 @@ std::string build_info();
 std::tuple<Tensor, Tensor> farthest_points_cpu(const Tensor& points, const Tensor& offsets,
                                                const std::optional<Tensor>& seeds,
                                                const std::optional<Tensor>& seed_offsets, int64_t k,
-                                               const std::optional<std::string>& normalize, bool pad);
+                                               const std::string& normalize, bool pad);
 
 Tensor projection_grad_cpu_(const std::vector<Tensor>& grads, const std::vector<Tensor>& params,
                             const std::vector<Tensor>& previous, double lam);

@@ -81,7 +81,7 @@ def write_run_report(run: RunFolder) -> Path:
         map_size=(WIDTH, HEIGHT, GLYPH),
         shares=_shares(summary["seconds"]),
         settings=_settings(run.config),
-        environment=run.read_json("environment.json") or {},
+        environment=run.read_json("environment.json"),
     )
     path = run.path / "report.html"
     write_atomically(path, page)

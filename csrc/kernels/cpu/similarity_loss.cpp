@@ -175,12 +175,12 @@ class Driver {
     return sweep_.streams_columns() ? visit.row_slot % sweep_.resident_tiles() : visit.row_slot;
   }
 
-  // Calls f(column, vector, x, same, counts) for each pair of the tile, a vector of rows at a time; `counts` is false in
-  // the lane of a pair that is a sample with itself. Vectors are outermost: their state stays in registers.
-  M excluded(const Visit<T>& visit, int64_t j, int64_t v) const {
+  // The lanes in which column j is the row itself.
+  M itself(const Visit<T>& visit, int64_t j, int64_t v) const {
     return load_integers<T>(visit.rows.panel.ids + v * L) == visit.columns.ids[j];
   }
 
+  // A vector of rows meets all columns before the next does, so that its state stays in registers.
   void gather_tile(const Visit<T>& visit, State* states, PositivesTable<T>& positives, uint8_t* active) {
     compute_tile(Loss::kMetric, visit.rows, visit.columns, p_.dim, visit.x);
     for (int64_t v = 0; v < visit.rows.vectors(); ++v) {
@@ -196,7 +196,7 @@ class Driver {
         const State before = state;
         M touched = update(state, x, same, row);
         if (p_.exclude_diagonal) {
-          const M self = excluded(visit, j, v);
+          const M self = itself(visit, j, v);
           if (any(self)) {
             restore(state, before, self);
             touched = touched & ~self;
@@ -352,7 +352,7 @@ class Driver {
         const V x = load(cell);
         const M same = load_integers<T>(visit.rows.panel.labels + v * L) == visit.columns.labels[j];
         V g = pair_gradient(visit, x, same, info + v * L, positives, v, j);
-        if (p_.exclude_diagonal) g = select(excluded(visit, j, v), V{}, g);
+        if (p_.exclude_diagonal) g = select(itself(visit, j, v), V{}, g);
         if (Loss::kMetric != Metric::kDot) {
           // d‖a - r‖/da = (a - r)/d, zero at d = 0;  d‖a - r‖²/da = 2(a - r)
           const V pull = Loss::kMetric == Metric::kDistance ? select(x == T(0), V{}, g / x) : g * T(2);

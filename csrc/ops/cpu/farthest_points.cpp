@@ -2,16 +2,10 @@
 
 #include "ops/describe.h"
 #include "ops/ops.h"
+#include "ops/similarity_loss.h"  // find_normalize
 
 namespace ccp {
 namespace {
-
-Normalize normalize_from(const std::optional<std::string>& name) {
-  if (!name) return Normalize::kNone;
-  if (*name == "unit") return Normalize::kUnit;
-  if (*name == "ball") return Normalize::kBall;
-  fail("normalize: expected \"ball\", \"unit\" or None, got \"", *name, "\"");
-}
 
 void check_vectors(const Tensor& vectors, const char* name) {
   CCP_CHECK(vectors.dim() == 2, name, ": expected shape [N, D], got ", shape_of(vectors));
@@ -36,7 +30,7 @@ void check_offsets(const Tensor& offsets, int64_t segments, int64_t rows, const 
 std::tuple<Tensor, Tensor> farthest_points_cpu(const Tensor& points_in, const Tensor& offsets_in,
                                                const std::optional<Tensor>& seeds_in,
                                                const std::optional<Tensor>& seed_offsets_in, int64_t k,
-                                               const std::optional<std::string>& normalize, bool pad) {
+                                               const std::string& normalize, bool pad) {
   CCP_CHECK(k >= 1, "k: expected at least 1, got ", k);
   CCP_CHECK(seeds_in.has_value() == seed_offsets_in.has_value(),
             "seeds and seed_offsets: expected both or neither");
@@ -51,7 +45,7 @@ std::tuple<Tensor, Tensor> farthest_points_cpu(const Tensor& points_in, const Te
   problem.segments = segments;
   problem.dim = points.size(1);
   problem.k = k;
-  problem.normalize = normalize_from(normalize);
+  problem.normalize = find_normalize(normalize);
   problem.pad = pad;
   problem.parallel_for = torch_parallel_for();
 

@@ -45,9 +45,17 @@ void check_like(const Tensor& param, const Tensor& other, const char* name, size
 }
 
 Dtype checked_dtype(const Tensor& tensor, const char* list, size_t i) {
-  const std::string name = std::string(list) + "[" + std::to_string(i) + "]";
-  CCP_CHECK(tensor.layout() == torch::headeronly::Layout::Strided, name, ": expected a dense tensor, got a sparse one");
-  return dtype_of(tensor, name.c_str());
+  CCP_CHECK(tensor.layout() == torch::headeronly::Layout::Strided, list, "[", i,
+            "]: expected a dense tensor, got a sparse one");
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+    case ScalarType::Double:
+    case ScalarType::BFloat16:
+    case ScalarType::Half:
+      return dtype_of(tensor, list);
+    default:  // the name is made only now: there may be thousands of tensors
+      return dtype_of(tensor, (std::string(list) + "[" + std::to_string(i) + "]").c_str());
+  }
 }
 
 }  // namespace

@@ -1,0 +1,74 @@
+"""k-center, projections and retrieval in eager PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def k_center_loop(points: Tensor, seeds: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """All segments at once: points [S, n, D], seeds [S, t, D] -> indices [S, k] within the segment, radii [S, k].
+
+    Every pick measures its distance to all points of its segment.
+    """
+    product = torch.bmm(points, seeds.mT)
+    squares = points.square().sum(2, keepdim=True) + seeds.square().sum(2)[:, None] - 2 * product
+    return _greedy(points, squares.amin(2), k, None)
+
+
+def k_center_table(points: Tensor, seeds: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The same, from one product per segment: all distances first, then picks that only look them up."""
+    others = torch.cat([seeds, points], 1)
+    squares = torch.baddbmm(others.square().sum(2)[:, None], points, others.mT, alpha=-2)
+    squares += points.square().sum(2, keepdim=True)
+    t = seeds.shape[1]
+    return _greedy(points, squares[:, :, :t].amin(2), k, squares[:, :, t:])
+
+
+def _greedy(points: Tensor, nearest: Tensor, k: int, table: Tensor | None) -> tuple[Tensor, Tensor]:
+    """nearest [S, n]: squared distance to the nearest seed; table [S, n, n]: squared distances of the points."""
+    segment = torch.arange(len(points))
+    picked = torch.zeros_like(nearest)  # −∞ where a point has been picked
+    picks, radii = [], []
+    for _ in range(k):
+        pick = (nearest + picked).argmax(1)
+        picked[segment, pick] = -torch.inf
+        if table is None:
+            to_pick = (points - points[segment, pick][:, None]).square_().sum(2)
+        else:
+            to_pick = table[segment, :, pick]
+        nearest = torch.minimum(nearest, to_pick)
+        picks.append(pick)
+        radii.append(nearest.amax(1))
+    return torch.stack(picks, 1), torch.stack(radii, 1).clamp_(min=0).sqrt_()
+
+
+def projection_foreach(grads: Sequence[Tensor], params: Sequence[Tensor], previous: Sequence[Tensor], lam: float) -> None:
+    """grads += lam·params, then grads −= lam·previous: six passes over memory. Without the penalty's value."""
+    torch._foreach_add_(grads, params, alpha=lam)
+    torch._foreach_add_(grads, previous, alpha=-lam)
+
+
+def projection_each(grads: Sequence[Tensor], params: Sequence[Tensor], previous: Sequence[Tensor], lam: float) -> None:
+    """The same one parameter after the other, so that the second addition finds the gradient in the cache."""
+    for grad, param, before in zip(grads, params, previous, strict=True):
+        grad.add_(param, alpha=lam).add_(before, alpha=-lam)
+
+
+def retrieval(embeddings: Tensor, labels: Tensor, most: int, block: int = 1024) -> Tensor:
+    """P@1, R-precision and MAP@R of unit embeddings, [3] float64; no class has more than most + 1 members."""
+    counts = torch.bincount(labels)
+    totals = torch.zeros(3, dtype=torch.float64)
+    ranks = torch.arange(1, most + 1)
+    for start in range(0, len(embeddings), block):
+        rows = torch.arange(start, min(start + block, len(embeddings)))
+        s = embeddings[rows] @ embeddings.T
+        s[torch.arange(len(rows)), rows] = -torch.inf
+        hits = labels[s.topk(most).indices] == labels[rows, None]
+        relevant = counts[labels[rows]][:, None] - 1
+        counted = (hits & (ranks <= relevant)).double()
+        precision = counted.cumsum(1) / ranks * counted
+        totals += torch.stack([hits[:, 0].double().sum(), (counted / relevant).sum(), (precision / relevant).sum()])
+    return totals / len(embeddings)

@@ -1,0 +1,97 @@
+"""The losses in eager PyTorch, by autograd.
+
+Each is a function of the matrix of similarities of unit vectors, s [M, N], and of the columns of each row's class,
+positives [M, P]; that those columns are known by index saves two masks of the size of s. The parameters are those
+of `ccp_fast.functional`, the reduction is the loss's usual one, named in each docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, relu, softplus
+
+PairLoss = Callable[[Tensor, Tensor], Tensor]
+
+NEVER = -1e4  # a similarity that takes no part: exp of it is 0, its distance is far outside every margin
+
+
+def loss_of(pair_loss: PairLoss, anchors: Tensor, references: Tensor | None, labels: Tensor) -> Tensor:
+    """The loss of anchors [M, D] against proxies [C, K, D], or within the batch where references is None."""
+    a = normalize(anchors, dim=1)
+    if references is None:
+        return pair_loss((a @ a.T).fill_diagonal_(NEVER), positives_of(labels, None))
+    r = normalize(references.flatten(0, 1), dim=1)
+    return pair_loss(a @ r.T, positives_of(labels, references.shape[1]))
+
+
+def positives_of(labels: Tensor, per_class: int | None) -> Tensor:
+    """Columns [M, P] of each row's class: per_class proxies of it, or the others of a batch of equal classes."""
+    if per_class is not None:
+        return labels[:, None] * per_class + torch.arange(per_class, device=labels.device)
+    same = (labels[:, None] == labels).fill_diagonal_(False)
+    return same.nonzero()[:, 1].view(len(labels), -1)
+
+
+def contrastive_cosine(s: Tensor, positives: Tensor, neg_margin: float) -> Tensor:
+    """C1: Σ_P (1 − s) + Σ_N (s − neg_margin)₊, over the rows."""
+    pull = 1 - s.gather(1, positives)
+    push = relu(s.scatter(1, positives, NEVER) - neg_margin)
+    return (pull.sum() + push.sum()) / len(s)
+
+
+def contrastive_l2(s: Tensor, positives: Tensor, pos_margin: float, neg_margin: float) -> Tensor:
+    """C2: Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊, each over its terms above zero."""
+    pull = relu(_distance(s.gather(1, positives)) - pos_margin)
+    push = relu(neg_margin - _distance(s.scatter(1, positives, NEVER)))
+    return _mean_above_zero(pull) + _mean_above_zero(push)
+
+
+def triplet(s: Tensor, positives: Tensor, margin: float) -> Tensor:
+    """Σ (d_ip − d_in + margin)₊, over its terms above zero; one positive after the other."""
+    far = _distance(s.gather(1, positives)) + margin
+    negative = _distance(s.scatter(1, positives, NEVER))
+    total, count = s.new_zeros(()), 0
+    for p in range(positives.shape[1]):
+        hinge = relu(far[:, p, None] - negative)
+        total = total + hinge.sum()
+        count = count + (hinge > 0).sum()
+    return total / count
+
+
+def multi_similarity(s: Tensor, positives: Tensor, alpha: float, beta: float, base: float) -> Tensor:
+    """(1/α) log(1 + Σ_P e^{−α(s−base)}) + (1/β) log(1 + Σ_N e^{β(s−base)}), over the rows."""
+    pull = softplus(torch.logsumexp(alpha * (base - s.gather(1, positives)), 1)) / alpha
+    push = softplus(torch.logsumexp(beta * (s.scatter(1, positives, NEVER) - base), 1)) / beta
+    return (pull + push).mean()
+
+
+def proxy_nca(s: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    """log Σ e^{2s/T} − log Σ_P e^{2s/T}, over the rows: −d²/T = 2(s − 1)/T for unit vectors."""
+    logits = s * (2 / temperature)
+    return (torch.logsumexp(logits, 1) - torch.logsumexp(logits.gather(1, positives), 1)).mean()
+
+
+def proxy_nca_original(s: Tensor, positives: Tensor, temperature: float) -> Tensor:
+    """The same, the first sum over the negatives alone."""
+    logits = s * (2 / temperature)
+    negatives = logits.scatter(1, positives, NEVER)
+    return (torch.logsumexp(negatives, 1) - torch.logsumexp(logits.gather(1, positives), 1)).mean()
+
+
+def proxy_anchor(s: Tensor, positives: Tensor, alpha: float, margin: float) -> Tensor:
+    """Columns are the rows of this loss: log(1 + Σ_P e^{−α(s−margin)}) over those with positives, + negatives."""
+    column = positives[:, 0]  # one proxy a class
+    pulls = s.new_zeros(s.shape[1]).index_add(0, column, torch.exp(alpha * (margin - s.gather(1, positives)[:, 0])))
+    push = softplus(torch.logsumexp(alpha * (s.scatter(1, positives, NEVER) + margin), 0))
+    return torch.log1p(pulls).sum() / (pulls > 0).sum() + push.mean()
+
+
+def _distance(s: Tensor) -> Tensor:
+    return (2 - 2 * s).clamp(min=1e-12).sqrt()
+
+
+def _mean_above_zero(hinge: Tensor) -> Tensor:
+    return hinge.sum() / (hinge > 0).sum().clamp(min=1)

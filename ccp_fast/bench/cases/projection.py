@@ -1,0 +1,114 @@
+"""The projection's gradient over all parameters of a ResNet-50."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ccp_fast import functional
+from ccp_fast.bench.baselines import lists
+from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Size, Step, Work
+
+FAMILY = "projection"
+LAMBDA = 2e-4
+
+Projection = Callable[[list[Tensor], list[Tensor], list[Tensor], float], object]
+
+
+class Inputs(NamedTuple):
+    """Three lists of the same shapes."""
+
+    grads: list[Tensor]
+    params: list[Tensor]
+    previous: list[Tensor]
+
+
+def resnet50_shapes() -> list[tuple[int, ...]]:
+    """The 161 parameters of ResNet-50 (He et al. 2016, table 1; 1,000 classes), 25,557,032 numbers."""
+    shapes: list[tuple[int, ...]] = [(64, 3, 7, 7), (64,), (64,)]
+    channels = 64
+    for blocks, width in zip((3, 4, 6, 3), (64, 128, 256, 512), strict=True):
+        for block in range(blocks):
+            for out, into, kernel in ((width, channels, 1), (width, width, 3), (4 * width, width, 1)):
+                shapes += [(out, into, kernel, kernel), (out,), (out,)]
+            if block == 0:
+                shapes += [(4 * width, channels, 1, 1), (4 * width,), (4 * width,)]
+            channels = 4 * width
+    return [*shapes, (1000, channels), (1000,)]
+
+
+def make_inputs(shapes: list[tuple[int, ...]], seed: int = 0) -> Inputs:
+    """Random, the same every time."""
+    random = torch.Generator().manual_seed(seed)
+    return Inputs(*([torch.randn(shape, generator=random) for shape in shapes] for _ in range(3)))
+
+
+def cases(size: Size) -> list[Case]:
+    """One list of parameters; the copy moves as many bytes as the floor says."""
+    everything = resnet50_shapes()
+    shapes = {"full": everything, "quick": everything[-30:], "toy": everything[:12]}[size]
+    numbers = sum(torch.Size(shape).numel() for shape in shapes)
+    return [
+        Case(
+            family=FAMILY,
+            name="projection_grad_",
+            setting="resnet-50",
+            shape=f"{len(shapes)} tensors, {numbers / 1e6:.1f} M",
+            inputs=partial(make_inputs, shapes),
+            work=work,
+            implementations=(
+                Implementation("ccp_fast", "ours", partial(_prepare, _ours)),
+                Implementation("two _foreach_add_", "eager", partial(_prepare, lists.projection_foreach)),
+                Implementation("add_ one by one", "eager", partial(_prepare, lists.projection_each)),
+                Implementation("copy of as many bytes", "copy", _copy),
+            ),
+            truth=_truth,
+            aims=(Aim("rate", "copy", 0.9),),
+            in_place=True,
+        )
+    ]
+
+
+def work(inputs: Inputs) -> Work:
+    """Three lists read, one written; difference, product, sum, and square and sum of the penalty."""
+    numbers = sum(param.numel() for param in inputs.params)
+    return Work(5.0 * numbers, 16.0 * numbers)
+
+
+def _ours(grads: list[Tensor], params: list[Tensor], previous: list[Tensor], lam: float) -> Tensor:
+    return functional.projection_grad_(params, previous, lam, grads)
+
+
+def _prepare(projection: Projection, inputs: Inputs) -> Step:
+    """Gradients of its own: the step adds to them time and again."""
+    grads = [grad.clone() for grad in inputs.grads]
+
+    def step() -> Outputs:
+        projection(grads, inputs.params, inputs.previous, LAMBDA)
+        return grads
+
+    return step
+
+
+def _copy(inputs: Inputs) -> Step:
+    """Two reads and two writes of all numbers, as two copies of one large array."""
+    numbers = sum(param.numel() for param in inputs.params)
+    source, target = torch.ones(numbers), torch.zeros(numbers)
+
+    def step() -> Outputs:
+        target.copy_(source)
+        target.copy_(source)
+        return ()
+
+    return step
+
+
+def _truth(inputs: Inputs) -> Outputs:
+    return [
+        grad.double() + LAMBDA * (param.double() - before.double())
+        for grad, param, before in zip(*inputs, strict=True)
+    ]

@@ -1,0 +1,112 @@
+"""Greedy k-center (farthest-point) selection over many segments at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ccp_fast.ops import farthest_points as op
+from ccp_fast.reference.selection import FarthestPoints
+
+__all__ = ["FarthestPoints", "farthest_points"]
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def farthest_points(
+    points: Tensor,
+    k: int,
+    *,
+    offsets: Tensor | None = None,
+    seeds: Tensor | None = None,
+    seed_offsets: Tensor | None = None,
+    normalize: Literal["ball", "unit"] | None = None,
+    short: Literal["repeat", "pad"] = "repeat",
+) -> FarthestPoints:
+    """Pick k points of every segment, each the farthest from all centres so far: argmax_i min_{c ∈ S} ‖x_i − c‖².
+
+    S starts as the segment's seeds, and every pick joins it. A segment without seeds starts with its point of largest
+    norm (after `normalize`: vectors on the sphere are equal, so "unit" starts with the first that is not zero). Ties go
+    to the lowest index; a picked point is not picked again while another is left.
+
+    Args:
+        points: [N, D] cut into segments by `offsets` (without: one segment), or [S, n, D], a segment each.
+            float32, float64, bfloat16 or float16; computed in float32, float64 for float64.
+        k: picks per segment, at least 1.
+        offsets: [S + 1] int64; segment s is points[offsets[s]:offsets[s + 1]].
+        seeds: [S, t, D], or [T, D] cut into S segments by `seed_offsets`; of any of the dtypes.
+        seed_offsets: [S + 1] int64.
+        normalize: compare v/‖v‖ ("unit"; zero stays zero), v/max(1, ‖v‖) ("ball") or v itself (None). Seeds as well.
+        short: what follows the picks of a segment with fewer than k points: the picks again in order ("repeat") or
+            −1 ("pad"). An empty segment gives −1 either way.
+
+    Returns:
+        indices [S, k] int64, rows of the points as [N, D] (s·n + i for points [S, n, D]); radii [S, k] float32 (float64
+        for float64 points), the distance of the farthest point from its nearest centre once that pick has joined S; 0
+        after the last pick of a short segment. Neither has a gradient.
+
+    Two infinite components of the same sign are no distance apart, everything else is infinitely far from them.
+    The indices are the same bits for any number of threads, instruction set and device; distances are sums of squared
+    differences and never cancel. Time O(N·D·(k + seeds)) at most; memory beyond the result O(N), not O(N·D).
+
+    Raises:
+        ValueError: an argument has a wrong shape, dtype, device or value.
+        RuntimeError: what only the values tell: NaN (or with `normalize` infinity) in a vector; offsets that do not rise
+            from 0 to N.
+
+    Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; step (b) of arXiv 2209.09060.
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
+        raise ValueError(f"k: expected an integer, got {k!r}")
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, got {k}")
+    if normalize not in ("ball", "unit", None):
+        raise ValueError(f'normalize: expected "ball", "unit" or None, got {normalize!r}')
+    if short not in ("repeat", "pad"):
+        raise ValueError(f'short: expected "repeat" or "pad", got {short!r}')
+    flat, cuts = _segments("points", points, "offsets", offsets, points)
+    flat_seeds = seed_cuts = None
+    if seeds is not None:
+        flat_seeds, seed_cuts = _segments("seeds", seeds, "seed_offsets", seed_offsets, points)
+        if seed_cuts.shape != cuts.shape:
+            raise ValueError(
+                f"seeds: expected {len(cuts) - 1} segments, as points has, got {len(seed_cuts) - 1}"
+            )
+        if flat_seeds.shape[1] != flat.shape[1]:
+            raise ValueError(
+                f"seeds: expected vectors of {flat.shape[1]} components, got {flat_seeds.shape[1]}"
+            )
+    elif seed_offsets is not None:
+        raise ValueError("seed_offsets: expected None where seeds is None")
+    indices, radii = op.farthest_points(flat, cuts, flat_seeds, seed_cuts, k, normalize or "none", short == "pad")
+    return FarthestPoints(indices, radii)
+
+
+def _segments(
+    name: str, x: Tensor, cut_name: str, offsets: Tensor | None, points: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Vectors [N, D] and boundaries [S + 1]."""
+    if x.dim() not in (2, 3) or x.dtype not in _FLOATS:
+        raise ValueError(
+            f"{name}: expected float32, float64, bfloat16 or float16 of 2 or 3 dimensions, got {_describe(x)}"
+        )
+    if x.device != points.device:
+        raise ValueError(f"{name}: expected device {points.device}, that of points, got {x.device}")
+    if x.dim() == 3:
+        if offsets is not None:
+            raise ValueError(f"{cut_name}: expected None for {name} of 3 dimensions")
+        segments, size = x.shape[:2]
+        return x.flatten(0, 1), torch.arange(segments + 1, device=x.device) * size
+    if offsets is None:
+        return x, torch.arange(2, device=x.device) * x.shape[0]
+    if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) < 1:
+        raise ValueError(f"{cut_name}: expected int64 of shape [S + 1], got {_describe(offsets)}")
+    if offsets.device != x.device:
+        raise ValueError(f"{cut_name}: expected device {x.device}, that of {name}, got {offsets.device}")
+    return x, offsets
+
+
+def _describe(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"

@@ -1,0 +1,584 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_training
+import torch
+
+pytest.importorskip("safetensors")
+
+from ccp_fast.training import checkpoint, compare, data, trainer
+from ccp_fast.training.augment import Augment, to_float
+from ccp_fast.training.checkpoint import Checkpoint, DamagedCheckpoint
+from ccp_fast.training.config import AugmentConfig, Config, load_config, to_yaml
+from ccp_fast.training.data import TrainingData
+from ccp_fast.training.display import Display
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.interrupt import Interrupted
+from ccp_fast.training.learner import Learner
+from ccp_fast.training.metrics import MetricLog, read_rows
+from ccp_fast.training.report import write_comparison_report, write_run_report
+from ccp_fast.training.run_folder import RunFolder, numbered
+from ccp_fast.training.schedule import rate_factor
+
+QUIET = Display(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(data, "glyphs", tiny_training.images)
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(mode)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run with CCP; not to be changed."""
+    path = tmp_path_factory.mktemp("runs") / "unbroken"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "glyphs", tiny_training.images)
+        trainer.train(tiny_training.config(), path, QUIET)
+    return path
+
+
+def without_times(value: Any) -> Any:
+    """A copy of rows or a summary without what differs from one run to the next."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "milliseconds")}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def assert_same_results(a: Path, b: Path) -> None:
+    """Equal to the bit: every row, the final numbers, and the whole state after the last step."""
+    for name in ("metrics", "subproblems"):
+        assert without_times(read_rows(a / f"{name}.jsonl")) == without_times(read_rows(b / f"{name}.jsonl"))
+    runs = RunFolder.open(a), RunFolder.open(b)
+    assert without_times(runs[0].summary) == without_times(runs[1].summary)
+    states = [run.latest() for run in runs]
+    assert states[0] is not None
+    assert states[1] is not None
+    assert states[0].step == states[1].step
+    assert_same_state(states[0].state["learner"], states[1].state["learner"])
+
+
+def assert_same_state(a: Any, b: Any, path: str = "") -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a.keys() - {"clock", "milliseconds"}:
+            assert_same_state(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same_state(x, y, f"{path}/{i}")
+    else:
+        assert a == b, path
+
+
+# Settings
+
+
+def test_the_last_setting_wins_and_a_snapshot_reads_back(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("steps: 50\nloss: {name: ms}\noptimizer: {lr: 1e-2}\n")
+    config = load_config(file, ["steps=60", "batch.classes=8"], {"steps": 70, "seed": None})
+    assert (config.steps, config.batch.classes, config.seed) == (70, 8, 0)
+    assert config.loss.name == "multi_similarity"
+    assert config.optimizer.lr == 0.01
+    file.write_text(to_yaml(config))
+    assert load_config(file) == config
+
+
+def test_defaults_are_the_recipe_of_the_documentation() -> None:
+    c = Config()
+    assert (c.method, c.loss.name, c.batch.classes, c.batch.samples, c.optimizer.lr) == ("ccp", "c2", 16, 4, 1e-3)
+    assert (c.ccp.proxies_per_class, c.ccp.pool_size, c.ccp.lam, c.ccp.warm_start) == (4, 8, 2e-4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["batch.clases=4"], "unknown key 'batch.clases'; did you mean 'batch.classes'?"),
+        (["lr=1"], "unknown key 'lr'"),
+        (["steps.a=1"], "steps: expected a valid integer, got {'a': 1}"),
+        (["steps=1", "steps.a=1"], "unknown key 'steps.a': 'steps' is a value, not a section"),
+        (["steps=many"], "steps: expected a valid integer, unable to parse string as an integer, got 'many'"),
+        (["steps=0"], "steps: expected greater than or equal to 1, got 0"),
+        (["steps"], "--set steps: expected key=value"),
+        (["ccp.lam=nan"], "ccp.lam: expected a finite number, got 'nan'"),
+        (["model.widths=[1"], "--set model.widths=[1: not valid YAML"),
+        (["loss.name=triplett"], "did you mean 'triplet'?"),
+        (["ccp.pool_size=2"], "ccp.pool_size: expected at least proxies_per_class = 4, got 2"),
+    ],
+)
+def test_bad_settings_are_told_in_a_sentence(settings: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(settings=settings)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"steps: [1", "not valid YAML"),
+        (b"\xff\xfe\x00", "not text in UTF-8"),
+        (b"- 1", "expected keys with values"),
+        (b"stepps: 3", "unknown key 'stepps'; did you mean 'steps'?"),
+        (b"!!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_bad_config_files_are_told_in_a_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+    file = tmp_path / "a.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        load_config(file)
+    assert sentence in str(error.value)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_loss_options_and_too_many_classes_are_told_before_a_folder_is_made(tmp_path: Path) -> None:
+    for setting, sentence in [
+        ("loss.options={neg_margn: 1}", "unknown key 'loss.options.neg_margn'; did you mean 'neg_margin'?"),
+        ("loss.options={distance: l3}", "loss.options: distance: expected"),
+        ("batch.classes=13", "batch.classes: expected at most 12"),
+    ]:
+        with pytest.raises(UserError, match="^" + sentence.replace("?", r"\?")):
+            trainer.train(tiny_training.config(setting), tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+# Batches
+
+
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
+    batches = [
+        TrainingData(tiny_training.images("train"), tiny_training.config(f"seed={seed}")) for seed in (0, 0, 1)
+    ]
+    one, again, other = (b.batch(7) for b in batches)
+    batches[1].batch(3)
+    assert torch.equal(one.images, again.images)
+    assert torch.equal(one.images, batches[1].batch(7).images)
+    assert not torch.equal(one.images, other.images)
+    assert not torch.equal(one.images, batches[0].batch(8).images)
+    assert one.labels.unique(return_counts=True)[1].tolist() == [2, 2, 2, 2]
+
+
+def test_augmentation_without_changes_is_the_image_and_with_them_is_not() -> None:
+    pixels = tiny_training.images("train").images[:5]
+    still = AugmentConfig(rotate=0, shear=0, scale=0, shift=0, erase=0)
+    generator = torch.Generator().manual_seed(0)
+    torch.testing.assert_close(Augment(still)(pixels, generator), to_float(pixels), atol=1e-5, rtol=0)
+    erased = Augment(still.model_copy(update={"erase": 1.0}))(pixels, generator)
+    holes = (erased == 0).flatten(1).sum(1)
+    assert bool(((holes > 0.01 * 32 * 32) & (holes < 0.25 * 32 * 32)).all())
+    moved = Augment(AugmentConfig(erase=0))(pixels, generator)
+    assert 0 <= moved.min() <= moved.max() <= 1 + 1e-6
+    assert (moved - to_float(pixels)).abs().mean() > 0.05
+
+
+def test_shift_moves_by_its_fraction_of_the_side() -> None:
+    pixels = torch.zeros(200, 1, 32, 32, dtype=torch.uint8)
+    pixels[:, :, 16, 16] = 255
+    moved = Augment(AugmentConfig(rotate=0, shear=0, scale=0, shift=0.25, erase=0))(
+        pixels, torch.Generator().manual_seed(0)
+    )
+    mass = moved.squeeze(1)
+    columns = (mass.sum(1) * torch.arange(32)).sum(1) / mass.sum((1, 2))
+    assert 6 < (columns - 16).abs().max() <= 8 + 1e-3  # a quarter of 32 pixels
+
+
+def test_schedules() -> None:
+    assert [rate_factor("constant", s, 10) for s in (0, 9)] == [1, 1]
+    assert [rate_factor("cosine", s, 10) for s in (0, 5)] == pytest.approx([1, 0.5])
+    assert 0 < rate_factor("cosine", 9, 10) < 0.03
+
+
+# Files
+
+
+def test_a_checkpoint_reads_back_as_written(tmp_path: Path) -> None:
+    shared = torch.randn(3, 4)
+    state: dict[str, Any] = {
+        "tensors": [shared, shared.T, shared[1:], torch.tensor(True), torch.arange(3), torch.empty(0, 2)],
+        "by number": {0: {"step": torch.tensor(2.0)}, 5: None},
+        "numbers": [1, 0.1, float("inf"), True, None, "text <&> \u2603"],
+    }
+    images = torch.randn(2, 3, 4, 5)
+    state["images"] = [images, images.contiguous(memory_format=torch.channels_last), images[:, :1]]
+    checkpoint.write(tmp_path / "a", Checkpoint(12, None, state))
+    back = checkpoint.read(tmp_path / "a")
+    assert [x.stride() for x in back.state["images"][:2]] == [x.stride() for x in state["images"][:2]]
+    assert (back.step, back.best_step) == (12, None)
+    assert_same_state(state, back.state)
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_checkpoint_refuses_what_it_cannot_keep(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="/a/0: expected tensors"):
+        checkpoint.write(tmp_path / "a", Checkpoint(1, 1, {"a": [object()]}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_cut_and_every_changed_byte_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    checkpoint.write(path, Checkpoint(3, 2, {"weights": torch.arange(20.0), "number": 0.5}))
+    whole = path.read_bytes()
+    for length in [0, 1, 7, 8, 100, len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedCheckpoint):
+            checkpoint.read(path)
+    for position in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[position] ^= 0x11
+        path.write_bytes(bytes(changed))
+        try:
+            content = checkpoint.read(path)
+        except DamagedCheckpoint:
+            continue
+        # Only white space of the header or the like may change without being noticed: the contents are the same.
+        assert (content.step, content.best_step) == (3, 2)
+        assert_same_state(content.state, {"weights": torch.arange(20.0), "number": 0.5})
+    path.unlink()
+    with pytest.raises(DamagedCheckpoint):
+        checkpoint.read(path)
+
+
+def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    RunFolder.create(path, Config(), {})
+    before = sorted(path.rglob("*"))
+    with pytest.raises(UserError, match="exists already: choose another folder, or go on with --resume"):
+        RunFolder.create(path, Config(), {})
+    assert sorted(path.rglob("*")) == before
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        RunFolder.create(file, Config(), {})
+    with pytest.raises(UserError, match="cannot be made"):
+        RunFolder.create(file / "run", Config(), {})
+    assert file.read_text() == "mine"
+    with pytest.raises(UserError, match="is not a run folder"):
+        RunFolder.open(tmp_path / "nowhere")
+
+
+def test_numbered_folders_count_on(tmp_path: Path) -> None:
+    assert numbered(tmp_path / "runs", "a").name == "a-001"
+    for name in ("a-001", "a-009", "a-b-011", "b-050"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert numbered(tmp_path / "runs", "a").name == "a-010"
+
+
+def test_two_processes_cannot_write_the_same_run(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_training.config(), {})
+    with run.lock(), pytest.raises(UserError, match="is being written by another process"):
+        trainer.resume(run.path, QUIET)
+
+
+def test_old_checkpoints_go_but_the_best_of_each_kept_one_stays(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", Config(), {})
+    for step, best in [(1, 1), (2, 1), (3, 3), (4, 3), (5, 3)]:
+        run.save(Checkpoint(step, best, {}))
+    assert [int(p.stem[5:]) for p in sorted((run.path / "checkpoints").iterdir())] == [3, 4, 5]
+    run.save(Checkpoint(6, 6, {}))
+    assert [int(p.stem[5:]) for p in sorted((run.path / "checkpoints").iterdir())] == [3, 5, 6]
+
+
+def test_a_metric_log_forgets_later_rows_and_half_a_line(tmp_path: Path) -> None:
+    log = MetricLog(tmp_path, "m")
+    for step in (1, 2, 3):
+        log.append({"step": step, "value": step / 3, "note": None})
+    with (tmp_path / "m.jsonl").open("a") as file:
+        file.write('{"step": 4, "va')
+    log = MetricLog(tmp_path, "m")
+    log.truncate(2)
+    log.append({"step": 3, "value": 9.0, "note": None})
+    assert [row["value"] for row in read_rows(tmp_path / "m.jsonl")] == [1 / 3, 2 / 3, 9.0]
+    assert (tmp_path / "m.csv").read_text().split() == ["step,value,note", f"1,{1 / 3},", f"2,{2 / 3},", "3,9.0,"]
+
+
+# Runs
+
+
+def test_a_run_leaves_what_it_promises(finished: Path) -> None:
+    config = tiny_training.config()
+    assert load_config(finished / "config.yaml") == config
+    assert json.loads((finished / "environment.json").read_text())["threads"] == 1
+    rows = read_rows(finished / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [4, 8, 12, 16, 20, 24]
+    assert [row["subproblem"] for row in rows] == [-1, 0, 1, 1, 2, 3]
+    assert [row["proxy_spread"] is None for row in rows] == [True] + 5 * [False]
+    subproblems = read_rows(finished / "subproblems.jsonl")
+    assert [(row["index"], row["step"]) for row in subproblems] == [(0, 6), (1, 11), (2, 16), (3, 21)]
+    assert list((finished / "tensorboard").iterdir())
+    summary = RunFolder.open(finished).summary
+    assert summary is not None
+    best = max(rows, key=lambda row: row["val_map_at_r"])
+    assert (summary["best_step"], summary["val"]["map_at_r"]) == (best["step"], best["val_map_at_r"])
+    assert 0 < summary["test"]["map_at_r"] <= 1
+    assert summary["test"]["num_queries"] == 60
+    assert sum(summary["seconds"]["shares"].values()) == pytest.approx(1)
+    assert min(summary["seconds"]["shares"].values()) > 0
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    settings = ["method=plain", "optimizer.lr=5e-3", "evaluation.every=80"]
+    settings.append("augment={rotate: 0, shear: 0, scale: 0, shift: 0, erase: 0}")
+    reached = [
+        trainer.train(tiny_training.config(*settings, f"steps={steps}"), tmp_path / f"{steps}", QUIET)["test"]
+        for steps in (1, 80)
+    ]
+    assert reached[1]["map_at_r"] > reached[0]["map_at_r"] + 0.1
+
+
+@pytest.mark.parametrize("method", ["plain", "ccp"])
+@pytest.mark.parametrize("loss", ["c1", "c2", "triplet", "multi_similarity", "proxy_nca", "proxy_anchor"])
+def test_every_loss_trains_with_every_method(loss: str, method: str) -> None:
+    config = tiny_training.config(f"loss.name={loss}", f"method={method}", "optimizer.schedule=cosine")
+    learner = Learner(config, TrainingData(tiny_training.images("train"), config))
+    before = {name: p.clone() for name, p in learner.model.named_parameters()}
+    losses = [learner.train_step() for _ in range(12)]
+    assert all(0 < value < float("inf") for value in losses)
+    assert all(not torch.equal(p, before[name]) for name, p in learner.model.named_parameters())
+    proxies = learner.criterion.proxies
+    if method == "ccp":
+        assert proxies is not None
+        assert proxies.shape == (12, 2, 8)
+        assert [record.step for record in learner.subproblems] == [6, 11]
+    else:
+        assert (proxies is not None) == (loss in ("proxy_nca", "proxy_anchor"))
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * rate_factor("cosine", 11, 24))
+
+
+def test_proxies_that_are_never_chosen_again_stay_the_first_ones() -> None:
+    config = tiny_training.config("ccp.reinitialize=false", "ccp.lam=0", "optimizer.lr=1e-12")
+    learner = Learner(config, TrainingData(tiny_training.images("train"), config))
+    for _ in range(7):
+        learner.train_step()
+    assert learner.criterion.proxies is not None
+    chosen = learner.criterion.proxies.detach().clone()
+    for _ in range(12):
+        learner.train_step()
+    torch.testing.assert_close(learner.criterion.proxies.detach(), chosen)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "killed"
+    settings = [part for setting in tiny_training.SETTINGS for part in ("--set", setting)]
+    command = [sys.executable, tiny_training.__file__, *settings, "--out", str(path), "--quiet"]
+    # It stops for good at step 14, so that the signal finds it in the middle: neither at an evaluation nor at the end.
+    process = subprocess.Popen(command, env={**os.environ, "TINY_TRAINING_HANGS_AT": "14"})
+    try:
+        deadline = time.monotonic() + 120
+        while not (path / "hanging").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert RunFolder.open(path).summary is None
+    trainer.resume(path, QUIET)
+    assert_same_results(finished, path)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stopped"
+    step = Learner.train_step
+
+    def stopping_step(learner: Learner) -> float:
+        if learner.step == 9:
+            signal.raise_signal(signal.SIGINT)
+        return step(learner)
+
+    monkeypatch.setattr(Learner, "train_step", stopping_step)
+    with pytest.raises(Interrupted, match=f"saved at step 10; go on with: ccp-train --resume {path}"):
+        trainer.train(tiny_training.config(), path, QUIET)
+    monkeypatch.setattr(Learner, "train_step", step)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    trainer.resume(path, QUIET)
+    assert_same_results(finished, path)
+    assert trainer.resume(path, QUIET) == RunFolder.open(path).summary
+
+
+def test_a_damaged_checkpoint_costs_only_what_came_after_the_one_before(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "damaged"
+
+    def crash(_: trainer.Trainer) -> trainer.Summary:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_finish", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            trainer.train(tiny_training.config(), path, QUIET)
+    newest = path / "checkpoints" / "step-00000024.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING):
+        trainer.resume(path, QUIET)
+    assert "step-00000024.safetensors cannot be used" in caplog.text
+    assert_same_results(finished, path)
+
+
+def test_without_a_readable_checkpoint_nothing_is_changed(tmp_path: Path, finished: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_training.config(), {})
+    (run.path / "checkpoints" / "step-00000004.safetensors").write_bytes(b"cut")
+    with pytest.raises(UserError, match="none of the 1 checkpoints in .* can be read"):
+        trainer.resume(run.path, QUIET)
+    assert (run.path / "checkpoints" / "step-00000004.safetensors").read_bytes() == b"cut"
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(finished: Path, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_training.config(), {})
+    trainer.resume(run.path, QUIET)
+    assert_same_results(finished, run.path)
+
+
+# Comparisons
+
+
+def run_here(config: Config, path: Path) -> None:
+    trainer.resume(path, QUIET) if path.exists() else trainer.train(config, path, QUIET)
+
+
+def test_a_comparison_keeps_finished_cells_and_resumes_others(tmp_path: Path) -> None:
+    base = tiny_training.config("steps=8", "threads=1")
+    experiment = compare.Experiment(tmp_path / "all", base, ["c1", "c2"], ["plain", "ccp"], [0, 1])
+    started: list[str] = []
+
+    def stopping(config: Config, path: Path) -> None:
+        if len(started) == 3:
+            RunFolder.create(path, config, {})  # killed right after its folder was made
+            raise UserError("killed")
+        started.append(path.name)
+        run_here(config, path)
+
+    with pytest.raises(UserError, match="killed"):
+        experiment.run(stopping, 1, lambda _: None)
+    times = {name: (experiment.path / "cells" / name / "summary.json").stat().st_mtime_ns for name in started}
+    experiment.run(run_here, 1, lambda _: None)
+    assert len(experiment.rows()) == 8
+    for name, changed in times.items():
+        assert (experiment.path / "cells" / name / "summary.json").stat().st_mtime_ns == changed
+    experiment.write_tables()
+    table = (experiment.path / "table.md").read_text()
+    values = experiment.table()["c2"]["ccp"]
+    assert f"{sum(values) / 2:.3f} ±" in table
+    assert len((experiment.path / "results.csv").read_text().splitlines()) == 9
+    page = write_comparison_report(experiment).read_text()
+    assert f"{sum(values) / 2:.3f} ±" in page
+    check_page(page)
+
+    other = compare.Experiment(tmp_path / "all", tiny_training.config("steps=9"), ["c1"], ["plain"], [0])
+    with pytest.raises(UserError, match="was made with other settings"):
+        other.run(run_here, 1, lambda _: None)
+
+
+def test_equal_time_gives_plain_the_steps_that_fit_the_time_of_ccp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = ["plain", "ccp", "plain-time"]
+    experiment = compare.Experiment(tmp_path, tiny_training.config("steps=8"), ["c2"], columns, [0])
+
+    def timed(config: Config, path: Path) -> None:
+        run_here(config, path)
+        run = RunFolder.open(path)
+        summary = run.summary
+        assert summary is not None
+        summary["seconds"]["cpu"] = 15.0 if config.method == "ccp" else 10.0
+        run.write_json("summary.json", summary)
+
+    experiment.run(timed, 1, lambda _: None)
+    assert [row["steps"] for row in experiment.rows()] == [8, 8, 12]
+    with pytest.raises(UserError, match="'plain-time' needs 'ccp' beside it"):
+        compare.Experiment(tmp_path, Config(), ["c2"], ["plain", "plain-time"], [0])
+
+
+def test_the_columns_of_a_comparison_are_what_they_say(tmp_path: Path) -> None:
+    columns = list(compare.COLUMNS)
+    experiment = compare.Experiment(tmp_path, Config(), ["ms"], columns, [3])
+    configs = {c.column: experiment.config(c) for c in experiment.cells(timed=False)}
+    assert {c.seed for c in configs.values()} == {3}
+    assert {c.steps for c in configs.values()} == {4000}
+    assert configs["plain"].method == configs["plain-32x4"].method == "plain"
+    assert (configs["proxies"].ccp.reinitialize, configs["proxies"].ccp.lam) == (False, 0)
+    assert (configs["reinit"].ccp.reinitialize, configs["reinit"].ccp.lam) == (True, 0)
+    assert (configs["ccp"].ccp.reinitialize, configs["ccp"].ccp.lam) == (True, 2e-4)
+    large = configs["ccp-32x4"]
+    assert (large.batch.classes, large.batch.samples, large.optimizer.schedule) == (32, 4, "cosine")
+    for names, option in ((["ccq"], "--columns"), (["plain"], "--losses")):
+        losses = ["c2"] if option == "--columns" else ["c3"]
+        with pytest.raises(UserError, match=f"^{option}: expected some of .* did you mean"):
+            compare.Experiment(tmp_path, Config(), losses, names, [0])
+
+
+# Reports
+
+
+class Page(HTMLParser):
+    """Counts tags and collects what would be loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href") and not (value or "").startswith(("data:", "#")):
+                self.loaded.append(value or "")
+
+
+def check_page(text: str) -> Page:
+    page = Page()
+    page.feed(text)
+    assert page.loaded == []  # self-contained
+    assert "script" not in page.tags
+    assert len(set(page.ids)) == len(page.ids)
+    return page
+
+
+def test_the_report_shows_curves_gallery_and_map(finished: Path) -> None:
+    path = write_run_report(RunFolder.open(finished))
+    text = path.read_text()
+    page = check_page(text)
+    assert page.tags.count("svg") == 5  # four curves and the map
+    assert page.tags.count("image") == 10 * tiny_training.PER_CLASS  # all images of all test classes
+    assert text.count('class="right"') + text.count('class="wrong"') == text.count('class="query"') * 5
+    assert "✓" in text
+    assert "✗" in text
+    assert "test &lt;" in text  # class names are escaped
+    assert "<0>" not in text
+    summary = RunFolder.open(finished).summary
+    assert summary is not None
+    assert f"<b>{summary['test']['map_at_r']:.3f}</b>" in text
+
+
+def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_training.config(), {})
+    with pytest.raises(UserError, match="is not finished: go on with ccp-train --resume"):
+        write_run_report(run)
