@@ -12,13 +12,14 @@ from __future__ import annotations
 import ccp_fast._library  # noqa: F401  first: without the operators nothing below works
 from ccp_fast import evaluation, functional, losses, reference, samplers
 from ccp_fast._info import __version__, info
-from ccp_fast.ccp import AlternatingProjections
+from ccp_fast.ccp import AlternatingProjections, embed_pool
 from ccp_fast.projection import Projection
 
 __all__ = [
     "AlternatingProjections",
     "Projection",
     "__version__",
+    "embed_pool",
     "evaluation",
     "functional",
     "info",

@@ -60,8 +60,8 @@ class AlternatingProjections:
     and the best of the run.
 
     Args:
-        model: its trainable parameters are projected; "best weights" are its parameters and buffers. Of a
-            wrapped model pass the inner module (`ddp.module`), so that the names in `state_dict` are its own.
+        model: the parameters that are trainable now will be projected; "best weights" are all parameters
+            and buffers. Of a wrapped model pass the inner one (`ddp.module`): `state_dict` has its names.
         loss: a `MetricLoss` that owns proxies [C, K, D]; not a part of `model`.
         pool_size: at most so many embeddings per class to choose from (b in the paper); at least K.
         lam: lambda. 0 (an ablation) leaves only the choice of proxies.
@@ -147,7 +147,8 @@ class AlternatingProjections:
 
         self.projection = Projection(model, 0.0, mode=mode)
         self._proxy_optimizer: Optimizer | None = None
-        self.steps = 0
+        self.steps: int = 0
+        self._began_at: int = 0  # steps before the sub-problem
         self.history: list[SubProblem] = []
         self.best_metric: float | None = None
         self._best: Weights | None = None  # of the run
@@ -234,7 +235,8 @@ class AlternatingProjections:
         keeps its proxies; one with fewer than K samples gets some of them twice.
         `seeds` [C, t, D] replaces the seeds of k-center: p*, and none for sub-problem 0, where the first pick
         is the embedding of largest norm (after `normalize`; of equals that of lowest index).
-        Raises ValueError for a pool that does not fit the proxies; the sub-problem then goes on.
+        Raises ValueError for a pool that does not fit the proxies, RuntimeError for NaN in it; the old
+        sub-problem then goes on.
         """
         began = time.perf_counter()
         index = self.subproblem + 1

@@ -270,7 +270,9 @@ def _check_references(anchors: Tensor, references: Tensor, reference_labels: Ten
             f"references: expected last dimension {anchors.shape[-1]}, the anchors', got shape {list(references.shape)}"
         )
     if references.device != anchors.device:
-        raise ValueError(f"references: expected on {anchors.device}, the anchors' device, got {references.device}")
+        raise ValueError(
+            f"references: expected on {anchors.device}, the anchors' device, got {references.device}"
+        )
 
 
 def _check_embeddings(name: str, x: Tensor, shape: str, dims: int) -> None:

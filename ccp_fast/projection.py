@@ -1,5 +1,7 @@
-"""The proximal term lam/2 · ‖w − w_prev‖² that keeps a network near its last snapshot: the gradient, and a hook for any
-optimizer that adds it.
+"""The proximal term lam/2 · ‖w − w_prev‖² that keeps a network near a snapshot of its weights.
+
+`projection_grad_` computes its gradient; `Projection` keeps the snapshot and hooks the gradient into an
+optimizer.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ccp_fast.ops import projection_grad as op
+from ccp_fast.ops.projection_grad import projection_grad_ as add_
 
 __all__ = ["Projection", "projection_grad_"]
 
@@ -27,65 +29,68 @@ def projection_grad_(
     lam: float,
     grads: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
-    """Add the gradient of lam/2 · Σ‖params[i] − previous[i]‖² in one pass: grads[i] += lam·(params[i] − previous[i]).
+    """Add the proximal gradient in one pass: grads[i] += lam·(params[i] − previous[i]).
 
     Args:
-        params: any shapes, any mix of float32, float64, bfloat16 and float16, of devices and memory formats. Of a DTensor
-            the local part is used; the penalty then is this rank's share of the sum.
+        params: any shapes, any mix of float32, float64, bfloat16 and float16, of devices and of memory
+            formats. Of a DTensor the local part is used, and the penalty is this rank's share of the sum.
         previous: like params, in dtypes of their own.
         lam: at least 0; at 0 nothing is read.
-        grads: where to add, in dtypes of their own; the parameters' `.grad` if None. A gradient that is None is skipped
-            and none is created.
+        grads: where to add, in dtypes of their own; None: the parameters' `.grad`. A gradient that is None is
+            skipped, none is created.
 
     Returns:
-        The penalty lam/2 · Σ‖params[i] − previous[i]‖² over all parameters, with gradient or without, as a 0-d tensor on
-        the first one's device (no synchronisation): float32, or float64 if a parameter is. Summed in float64 in a fixed
-        order, so it is the same for any number of threads.
+        The penalty lam/2 · Σ‖params[i] − previous[i]‖² over all parameters, with or without a gradient: 0-d,
+        on the first one's device (without a synchronisation), float64 if a parameter is, else float32. It is
+        summed in float64 in a fixed order, so it has the same bits for any number of threads.
 
     Raises:
-        ValueError: lists of different lengths, or lam negative, infinite or NaN.
-        RuntimeError: a tensor that does not fit params[i]; the message names it. Nothing has been written then, unless
-            the parameters are on several devices.
+        ValueError: lists of different lengths; lam negative, infinite or NaN; a tensor that does not fit
+            params[i] in shape or device, or is not of these dtypes, named with its index. Nothing has been
+            written then, unless the parameters are on several devices.
+        RuntimeError: a gradient whose elements share memory.
     """
     _check_lam(lam)
     if grads is None:
         grads = [p.grad for p in params]
     if not len(params) == len(previous) == len(grads):
         raise ValueError(
-            f"params, previous, grads: expected equal lengths, got {len(params)}, {len(previous)}, {len(grads)}"
+            "params, previous, grads: expected equal lengths, "
+            f"got {len(params)}, {len(previous)}, {len(grads)}"
         )
     if not params:
         return torch.zeros(())
     if lam == 0:
         is_double = any(p.dtype == torch.float64 for p in params)
-        return params[0].new_zeros((), dtype=torch.float64 if is_double else torch.float32)
-    return _add(params, previous, lam, grads)
+        return torch.zeros((), dtype=torch.float64 if is_double else torch.float32, device=params[0].device)
+    return add_(params, previous, lam, grads)
 
 
 class Projection:
-    """The proximal term (lam/2)·‖w − w_prev‖² on the trainable parameters of a model, as a hook of its optimizer.
+    """The proximal term lam/2 · ‖w − w_prev‖² on a model's trainable parameters, as a hook of its optimizer.
 
-    coupled (CCP's reference code): w_prev pulls through the gradient, g += lam·(w − w_prev), before the optimizer sees it.
-        The order is projection, the optimizer's weight decay, its update. To clip gradients behind the projection (the
-        reference code does), do not `attach` but call `step_()` between `backward()` and the clipping; `attach` adds the
-        term after your clipping.
-    decoupled: the optimizer steps first, then w −= lr·lam·(w − w_prev), with the lr of each parameter's group. Adaptive
-        optimizers do not rescale the pull then, as with AdamW's weight decay.
+    coupled: g += lam·(w − w_prev) before the optimizer sees g, as in CCP's reference code: projection, then
+        the optimizer's own weight decay and update. With `attach` the term joins behind your clipping. To
+        clip after it, do not `attach` but call `step_()` between `backward()` and the clipping.
+    decoupled: w −= lr·lam·(w − w_prev) after the optimizer's step, with the lr of each parameter's group. An
+        adaptive optimizer does not rescale the pull then, like AdamW's weight decay.
 
-    w_prev starts as the weights at construction and is the only memory kept (one copy, in the parameters' dtypes,
-    sharded as they are); `snapshot_` renews it.
+    w_prev starts as the weights at construction. It is the only memory kept: one copy, in the parameters'
+    dtypes, sharded as they are. Parameters outside the attached optimizers are left alone.
 
-    Gradients under `torch.amp.GradScaler`: `scaler.step(optimizer)` unscales before the hook runs; for optimizers that
-    unscale inside their own kernel (fused Adam) the hook scales its term to match. With `step_()` by hand, call
-    `scaler.unscale_(optimizer)` first. Parameters outside the attached optimizers are left alone. A closure given to
-    `optimizer.step` would compute new gradients behind a coupled hook: that is an error, call `step_()` in the closure.
+    Under `torch.amp.GradScaler` the pull is that of unscaled training: `scaler.step` unscales before the hook
+    runs, and where an optimizer unscales inside its own kernel (fused Adam) the hook scales its term to
+    match. With `step_()` by hand, call `scaler.unscale_(optimizer)` first. A closure given to
+    `optimizer.step` computes its gradients behind the coupled hook, which raises RuntimeError: call `step_()`
+    inside the closure instead.
 
     Args:
-        model_or_params: a module (its parameters that require grad), or an iterable of parameters or of (name, parameter).
+        model_or_params: a module (its parameters that require grad), or parameters, or (name, parameter)
+            pairs.
         lam: strength, at least 0; can be set at any time. At 0 a step does no work.
         mode: "coupled" or "decoupled".
 
-    Source: arXiv 2209.09060, the regularised sub-problem; arXiv 1907.07585.
+    Source: the regularised sub-problem of arXiv 2209.09060 and 1907.07585.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class Projection:
         lam: float,
         mode: Literal["coupled", "decoupled"] = "coupled",
     ) -> None:
+        """Take the first snapshot."""
         if mode not in ("coupled", "decoupled"):
             raise ValueError(f'mode: expected "coupled" or "decoupled", got {mode!r}')
         self.mode = mode
@@ -123,7 +129,7 @@ class Projection:
         A 0-d tensor on the parameters' device; 0 before the first step. With several optimizers, their sum.
         """
         if not self._penalties:
-            return next(iter(self._previous.values())).new_zeros((), dtype=torch.float32)
+            return torch.zeros((), device=next(iter(self._previous.values())).device)
         first, *rest = self._penalties.values()
         return sum((p.to(first.device) for p in rest), first)
 
@@ -136,7 +142,9 @@ class Projection:
         if optimizer in self._handles:
             raise ValueError("optimizer: expected one that is not attached yet")
         if not any(id(p) in self._names for group in optimizer.param_groups for p in group["params"]):
-            raise ValueError("optimizer: expected one that holds parameters of this projection, got none of them")
+            raise ValueError(
+                "optimizer: expected one that holds parameters of this projection, got none of them"
+            )
         if self.mode == "coupled":
             self._handles[optimizer] = optimizer.register_step_pre_hook(self._before_step)
         else:
@@ -153,11 +161,10 @@ class Projection:
 
     @torch.no_grad()
     def snapshot_(self, weights: Mapping[str, Tensor] | Sequence[Tensor] | None = None) -> None:
-        """w_prev ← the current weights, or those given: by name (a model's state dict; other names are ignored) or in the
-        order of the parameters.
+        """w_prev ← the current weights, or those given.
 
-        Raises:
-            ValueError: a weight is missing or has another shape; w_prev is unchanged then.
+        Given by name, as a model's state dict (other names are ignored), or in the order of the parameters.
+        Raises ValueError for a missing weight or another shape; w_prev is unchanged then.
         """
         if weights is None:
             new = {name: p.detach() for name, p in self._params.items()}
@@ -219,7 +226,9 @@ class Projection:
             before.copy_(new[name])
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:  # args[0] is the optimizer
+        if (
+            any(a is not None for a in args[1:]) or kwargs.get("closure") is not None
+        ):  # args[0] is the optimizer
             raise RuntimeError(
                 "Projection: a closure computes its gradients after the coupled hook; "
                 "detach() and call step_() inside the closure, after backward()"
@@ -247,39 +256,14 @@ class Projection:
 
     @torch.no_grad()
     def _move(self, names: Sequence[str], lr: float) -> Tensor:
-        """w −= lr·lam·(w − w_prev): the same kernel, with the weights as its gradients and −lr·lam as its lam."""
+        """w −= lr·lam·(w − w_prev): the same kernel, with the weights for gradients and −lr·lam for lam."""
         params, previous = self._pairs(names)
         if not params or self.lam == 0 or lr == 0:
             return projection_grad_(params, previous, self.lam, [None] * len(params))
-        return _add(params, previous, -lr * self.lam, params) / -lr
+        return add_(params, previous, -lr * self.lam, params) / -lr
 
     def _pairs(self, names: Sequence[str]) -> tuple[list[Tensor], list[Tensor]]:
         return [self._params[name] for name in names], [self._previous[name] for name in names]
-
-
-def _add(
-    params: Sequence[Tensor], previous: Sequence[Tensor], lam: float, grads: Sequence[Tensor | None]
-) -> Tensor:
-    """One call of the kernel per device; lam of either sign."""
-    total: Tensor | None = None
-    for device in dict.fromkeys(p.device for p in params):
-        here = [i for i, p in enumerate(params) if p.device == device]
-        # The kernel takes the parameters that have a gradient first.
-        here.sort(key=lambda i: grads[i] is None)
-        written = _local([g for i in here if (g := grads[i]) is not None])
-        penalty = op.projection_grad_(
-            written, _local([params[i] for i in here]), _local([previous[i] for i in here]), lam
-        )
-        if not torch.compiler.is_compiling():
-            torch.autograd.graph.increment_version(written)
-        total = penalty if total is None else total + penalty.to(total.device)
-    assert total is not None
-    return total
-
-
-def _local(tensors: list[Tensor]) -> list[Tensor]:
-    """Of DTensors the parts that this rank holds; other tensors as they are."""
-    return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
 
 
 def _named(
@@ -292,7 +276,8 @@ def _named(
         name, param = item if isinstance(item, tuple) else (str(i), item)
         if not isinstance(param, Tensor):
             raise ValueError(
-                f"model_or_params: expected a module, parameters or (name, parameter), got {type(param).__name__}"
+                "model_or_params: expected a module, parameters or (name, parameter), "
+                f"got {type(param).__name__}"
             )
         if param.requires_grad:
             params[name] = param

@@ -25,38 +25,42 @@ def farthest_points(
     normalize: Literal["ball", "unit"] | None = None,
     short: Literal["repeat", "pad"] = "repeat",
 ) -> FarthestPoints:
-    """Pick k points of every segment, each the farthest from all centres so far: argmax_i min_{c ∈ S} ‖x_i − c‖².
+    """Pick k points of every segment, each the farthest from the centres so far.
 
-    S starts as the segment's seeds, and every pick joins it. A segment without seeds starts with its point of largest
-    norm (after `normalize`: vectors on the sphere are equal, so "unit" starts with the first that is not zero). Ties go
-    to the lowest index; a picked point is not picked again while another is left.
+    k times argmax_i min_{c ∈ S} ‖x_i − c‖², where S starts as the segment's seeds and every pick joins it.
+    Without seeds the first pick is the point of largest norm, after `normalize`: vectors on the sphere are
+    equal, so "unit" begins with the first that is not zero. Ties go to the lowest index; a picked point is
+    not picked again while another is left.
 
     Args:
-        points: [N, D] cut into segments by `offsets` (without: one segment), or [S, n, D], a segment each.
-            float32, float64, bfloat16 or float16; computed in float32, float64 for float64.
+        points: [N, D] cut into segments by `offsets` (None: one segment), or [S, n, D], a segment each.
+            float32, float64, bfloat16 or float16; computed in float32, or in float64 for float64.
         k: picks per segment, at least 1.
         offsets: [S + 1] int64; segment s is points[offsets[s]:offsets[s + 1]].
-        seeds: [S, t, D], or [T, D] cut into S segments by `seed_offsets`; of any of the dtypes.
+        seeds: [S, t, D], or [T, D] cut into S segments by `seed_offsets`; of any of these dtypes.
         seed_offsets: [S + 1] int64.
-        normalize: compare v/‖v‖ ("unit"; zero stays zero), v/max(1, ‖v‖) ("ball") or v itself (None). Seeds as well.
-        short: what follows the picks of a segment with fewer than k points: the picks again in order ("repeat") or
-            −1 ("pad"). An empty segment gives −1 either way.
+        normalize: compare v/‖v‖ ("unit"; zero stays zero), v/max(1, ‖v‖) ("ball") or v itself (None), also of
+            the seeds.
+        short: what follows the picks of a segment with fewer than k points: the same picks again in order
+            ("repeat") or −1 ("pad"). An empty segment gives −1 either way.
 
     Returns:
-        indices [S, k] int64, rows of the points as [N, D] (s·n + i for points [S, n, D]); radii [S, k] float32 (float64
-        for float64 points), the distance of the farthest point from its nearest centre once that pick has joined S; 0
-        after the last pick of a short segment. Neither has a gradient.
+        indices [S, k] int64: rows of the points as [N, D], that is s·n + i for points [S, n, D].
+        radii [S, k] float32, or float64 for float64 points: the largest distance of a point of the segment to
+        its nearest centre once that pick has joined; 0 behind the last pick of a short segment.
+        Neither has a gradient.
 
-    Two infinite components of the same sign are no distance apart, everything else is infinitely far from them.
-    The indices are the same bits for any number of threads, instruction set and device; distances are sums of squared
-    differences and never cancel. Time O(N·D·(k + seeds)) at most; memory beyond the result O(N), not O(N·D).
+    Indices and radii are the same bits for any number of threads and any instruction set. Distances are sums
+    of squared differences and never cancel; infinite components of the same sign are no distance apart. Time
+    is O(N·D·(seeds + k)) at most, memory beyond the result O(N).
 
     Raises:
-        ValueError: an argument has a wrong shape, dtype, device or value.
-        RuntimeError: what only the values tell: NaN (or with `normalize` infinity) in a vector; offsets that do not rise
-            from 0 to N.
+        ValueError: an argument of wrong shape, dtype, device or value.
+        RuntimeError: what only the values tell: NaN, infinity where `normalize` is given, offsets that do not
+            rise from 0 to N.
 
-    Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; step (b) of arXiv 2209.09060.
+    Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; the choice of proxies
+    in arXiv 2209.09060.
     """
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
         raise ValueError(f"k: expected an integer, got {k!r}")
@@ -80,7 +84,9 @@ def farthest_points(
             )
     elif seed_offsets is not None:
         raise ValueError("seed_offsets: expected None where seeds is None")
-    indices, radii = op.farthest_points(flat, cuts, flat_seeds, seed_cuts, k, normalize or "none", short == "pad")
+    indices, radii = op.farthest_points(
+        flat, cuts, flat_seeds, seed_cuts, k, normalize or "none", short == "pad"
+    )
     return FarthestPoints(indices, radii)
 
 

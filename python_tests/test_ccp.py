@@ -18,6 +18,15 @@ from ccp_fast.ccp import AlternatingProjections, EmbeddedPool, SubProblem, embed
 CLASSES, PER_CLASS, DIM, POOL, FEATURES = 5, 2, 4, 6, 3
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On tensors this small threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Indices(NamedTuple):
     """What a sampler's `pool` returns."""
 
@@ -67,8 +76,8 @@ class Run:
 
     def anchor(self) -> dict[str, Tensor]:
         """w_prev by name."""
-        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
-        return dict(zip(names, self.ccp.projection.previous, strict=True))
+        state = self.ccp.projection.state_dict()
+        return {k.removeprefix("previous."): v.clone() for k, v in state.items() if k.startswith("previous.")}
 
 
 class Wrapper(nn.Module):
@@ -224,14 +233,8 @@ def test_proxies_are_the_picks_seeded_by_the_best_proxies() -> None:
     _, best, _ = three_states(run)
     pool = run.embed(0)
     run.ccp.project(lambda k: pool)
-    seed_offsets = torch.arange(CLASSES + 1) * PER_CLASS
     picks = F.farthest_points(
-        pool.embeddings,
-        PER_CLASS,
-        offsets=pool.offsets,
-        seeds=best["proxies"].flatten(0, 1),
-        seed_offsets=seed_offsets,
-        normalize="ball",
+        pool.embeddings, PER_CLASS, offsets=pool.offsets, seeds=best["proxies"], normalize="ball"
     ).indices
     assert torch.equal(run.loss.proxies, pool.embeddings[picks])
 
@@ -404,14 +407,14 @@ def test_class_with_one_sample_repeats_it() -> None:
             EmbeddedPool(torch.zeros(5, 3), torch.arange(6)),
             r"pool: expected embeddings of shape \[N > 0, 4\], got \[5, 3\]",
         ),
-        (EmbeddedPool(torch.full((5, DIM), torch.nan), torch.arange(6)), "NaN"),
+        (EmbeddedPool(torch.full((5, DIM), torch.nan), torch.arange(6)), "points: expected"),
     ],
 )
 def test_bad_pool_changes_nothing(pool: EmbeddedPool, message: str) -> None:
     run = Run()
     three_states(run)
     weights, anchor, state = run.weights(), run.anchor(), run.ccp.state_dict()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, RuntimeError), match=message):
         run.ccp.project(lambda k: pool)
     assert_same(run.weights(), weights)
     assert_same(run.anchor(), anchor)

@@ -47,7 +47,7 @@ def test_a_run_shows_a_table_makes_a_numbered_folder_and_a_report() -> None:
 
     again = ccp_train("--resume", str(run.path))  # finished: tells the numbers again
     assert again.exit_code == 0
-    assert [line for line in again.stdout.splitlines() if "unseen" in line][0] in result.stdout
+    assert next(line for line in again.stdout.splitlines() if "unseen" in line) in result.stdout
     (run.path / "report.html").unlink()
     assert ccp_train("--report", str(run.path)).exit_code == 0
     assert (run.path / "report.html").is_file()
@@ -75,12 +75,18 @@ def test_the_settings_of_a_run_are_printed_as_a_file_that_can_be_read() -> None:
         (["--resume", "nowhere"], "nowhere is not a run folder"),
         (["--resume", "nowhere", "--steps", "5"], "--resume: a run goes on with the settings it has"),
         (["--report", "nowhere"], "nowhere is not a run folder"),
-        (["--out", "taken", *SETTINGS], "taken exists already: choose another folder, or go on with --resume taken"),
+        (
+            ["--out", "taken", *SETTINGS],
+            "taken exists already: choose another folder, or go on with --resume taken",
+        ),
         (["--out", "taken/file/run", *SETTINGS], "taken/file/run cannot be made: "),
         (["--compare", "--losses", "c1,tripl"], "--losses: expected some of c1, c2, triplet"),
         (["--compare", "--columns", "plain,cpp"], "got 'cpp'; did you mean 'ccp'?"),
         (["--compare", "--seeds", "a"], "--seeds: expected whole numbers such as 0,1,2, got 'a'"),
-        (["--set", "batch.classes=900"], "batch.classes: expected at most 12, the number of classes, got 900"),
+        (
+            ["--set", "batch.classes=900"],
+            "batch.classes: expected at most 12, the number of classes, got 900",
+        ),
     ],
 )
 def test_wrong_input_is_told_in_one_sentence(arguments: list[str], sentence: str) -> None:

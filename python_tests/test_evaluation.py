@@ -159,8 +159,8 @@ def test_equals_the_naive_ranking(task: dict[str, Any]) -> None:
 def test_golden_dmleval(name: str) -> None:
     """The authors' evaluation, on embeddings within the unit ball.
 
-    The batched run with singletons weights a batch's mean over its valid queries by all of its queries, so there
-    the figures of the unbatched run hold.
+    The batched run with singletons weights the mean over the valid queries of a batch by all its queries, so
+    there the figures of the unbatched run hold.
     """
     case = load(name)
     published = load(name.removesuffix("_batched")) if "singletons" in name else case

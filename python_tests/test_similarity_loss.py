@@ -31,7 +31,9 @@ REDUCTIONS = ["mean", "active_mean", "anchor_mean", "sum", "none"]
 
 def functions(loss: str) -> tuple[Any, Any]:
     """The fused function and the dense one."""
-    name = next(n for n in ("contrastive", "triplet", "multi_similarity", "proxy_nca", "proxy_anchor") if n in loss)
+    name = next(
+        n for n in ("contrastive", "triplet", "multi_similarity", "proxy_nca", "proxy_anchor") if n in loss
+    )
     return getattr(F, name), getattr(reference, name)
 
 
@@ -97,7 +99,9 @@ def test_equals_reference_in_double(loss: str, kind: str, anchor: str) -> None:
         truth = value_and_gradients(case, dense, weight, **options)
         for o, t in zip(ours, truth, strict=True):
             # One coordinate, normalised, has the gradient 0 in truth; what is left of it is rounding of 32/‖v‖.
-            torch.testing.assert_close(o, t, rtol=1e-9, atol=1e-11 if shape[3] > 1 else 1e-9, msg=str((shape, options)))
+            torch.testing.assert_close(
+                o, t, rtol=1e-9, atol=1e-11 if shape[3] > 1 else 1e-9, msg=str((shape, options))
+            )
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -105,7 +109,12 @@ def test_equals_reference_in_double(loss: str, kind: str, anchor: str) -> None:
 def test_error_is_within_eagers_own(loss: str, dtype: torch.dtype) -> None:
     """|ours − truth| ≤ 2·|eager − truth| + a few roundings, both given the same rounded inputs."""
     fused, dense = functions(loss)
-    for kind, anchor in [("proxies", "sample"), ("proxies", "proxy"), ("labelled", "sample"), ("batch", "sample")]:
+    for kind, anchor in [
+        ("proxies", "sample"),
+        ("proxies", "proxy"),
+        ("labelled", "sample"),
+        ("batch", "sample"),
+    ]:
         options = {**LOSSES[loss], "anchor": anchor}
         low = sample_inputs(kind, (70, 29, 3, 33)).to(dtype)
         exact = low.to(torch.float64)
@@ -144,7 +153,9 @@ def test_mixed_dtypes_keep_each_sides_own(loss: str) -> None:
     m=st.integers(0, 80),
     c=st.integers(1, 70),
     k=st.integers(1, 3),
-    d=st.integers(2, 40),  # on a line, normalised vectors coincide up to rounding, and a hinge turns that into 0 or 1
+    d=st.integers(
+        2, 40
+    ),  # on a line, normalised vectors coincide up to rounding, and a hinge turns that into 0 or 1
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=150, deadline=None)
@@ -230,7 +241,14 @@ def test_opcheck(loss: str, kind: str) -> None:
         value, *saved = _forward(*inputs, *tail)
         torch.library.opcheck(
             _backward,
-            (torch.ones_like(value), *(x if x is None else x.detach() for x in inputs), *saved, *tail, True, True),
+            (
+                torch.ones_like(value),
+                *(x if x is None else x.detach() for x in inputs),
+                *saved,
+                *tail,
+                True,
+                True,
+            ),
         )
 
 
@@ -353,5 +371,7 @@ def test_only_wanted_gradients_are_computed() -> None:
     memory = case.references.detach()  # type: ignore[union-attr]
     value = F.multi_similarity(case.anchors, memory, case.labels)
     (gradient,) = torch.autograd.grad(value, case.anchors)
-    (both, _) = torch.autograd.grad(F.multi_similarity(case.anchors, case.references, case.labels), case.leaves)
+    (both, _) = torch.autograd.grad(
+        F.multi_similarity(case.anchors, case.references, case.labels), case.leaves
+    )
     assert torch.equal(gradient, both)

@@ -1,4 +1,4 @@
-"""Where peers fail (collected in docs and named at each test): extremes stay finite and right, bad input is refused."""
+"""Where peers fail (named at each test): extremes stay finite and right, bad input is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import ccp_fast.functional as F
 from ccp_fast import reference
 
 
-def loss_and_gradients(function: Any, anchors: Tensor, references: Tensor, *labels: Tensor, **options: Any) -> list[Tensor]:
+def loss_and_gradients(
+    function: Any, anchors: Tensor, references: Tensor, *labels: Tensor, **options: Any
+) -> list[Tensor]:
     a, r = anchors.detach().requires_grad_(), references.detach().requires_grad_()
     value = function(a, r, *labels, **options)
     return [value.detach(), *torch.autograd.grad(value.sum(), (a, r))]
@@ -34,7 +36,9 @@ def test_antipodal_sample_keeps_its_loss_and_gradient(dtype: torch.dtype) -> Non
     assert value == pytest.approx(float(truth), rel=1e-5)
     assert value > 60
     tilted = samples[:1] + 0.3 * torch.eye(8, dtype=dtype)[4:5]
-    gradient = loss_and_gradients(F.proxy_nca, tilted, proxies, torch.zeros(1, dtype=torch.int64), temperature=1 / 32)[1]
+    gradient = loss_and_gradients(
+        F.proxy_nca, tilted, proxies, torch.zeros(1, dtype=torch.int64), temperature=1 / 32
+    )[1]
     assert gradient.abs().max() > 1
 
 
@@ -56,7 +60,7 @@ def test_finite_at_every_size(loss: str, dtype: torch.dtype, size: float) -> Non
         )
         for x, t in zip(results, truth, strict=True):
             assert torch.isfinite(t).all()
-            # A unit vector's gradient grows as 1/‖v‖: past half's largest number only infinity is left to write.
+            # A unit vector's gradient grows as 1/‖v‖: past half's largest number only infinity is left.
             representable = t.abs() < torch.finfo(x.dtype).max
             assert torch.isfinite(x[representable]).all()
 
@@ -78,7 +82,7 @@ def test_normalising_survives_floats_range(loss: str, size: float) -> None:
 
 @pytest.mark.parametrize("scale", [64.0, 400.0, 1000.0, 1e6])
 def test_sharp_exponentials_do_not_overflow(scale: float) -> None:
-    """Proxy-Anchor's and ccp-dml's exponentials overflow from alpha·(delta + s) > 88 on, gradients already at masked entries."""
+    """Published exponentials overflow from alpha·(delta + s) > 88 on; gradients already do at masked entries."""
     samples = torch.nn.functional.normalize(torch.randn(12, 8), dim=1)
     proxies = torch.nn.functional.normalize(torch.randn(5, 2, 8), dim=2)
     labels = torch.randint(0, 5, (12,))
@@ -90,7 +94,9 @@ def test_sharp_exponentials_do_not_overflow(scale: float) -> None:
         "proxy_nca": {"temperature": 1 / scale},
     }.items():
         ours = loss_and_gradients(getattr(F, name), samples, proxies, labels, **options)
-        truth = loss_and_gradients(getattr(reference, name), samples.double(), proxies.double(), labels, **options)
+        truth = loss_and_gradients(
+            getattr(reference, name), samples.double(), proxies.double(), labels, **options
+        )
         assert float(ours[0]) == pytest.approx(float(truth[0]), rel=1e-4)
         for o, t in zip(ours[1:], truth[1:], strict=True):
             # Rounding a cosine by 1e-7 moves a logit by scale·1e-7, so a probability by that share of itself.
@@ -155,16 +161,32 @@ def test_nan_is_not_swallowed(loss: str) -> None:
 def test_refusals_name_the_argument() -> None:
     a, p, y = torch.randn(6, 5), torch.randn(3, 2, 5), torch.zeros(6, dtype=torch.int64)
     refused: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
-        ((a.int(), p, y), {}, r"anchors: expected floating point of shape \[M, D\], got int32 of shape \[6, 5\]"),
+        (
+            (a.int(), p, y),
+            {},
+            r"anchors: expected floating point of shape \[M, D\], got int32 of shape \[6, 5\]",
+        ),
         ((a[0], p, y), {}, r"anchors: .* got float32 of shape \[5\]"),
         ((a.tolist(), p, y), {}, "anchors: expected a tensor .* got list"),
-        ((a, p[..., :4], y), {}, r"references: expected last dimension 5, the anchors', got shape \[3, 2, 4\]"),
+        (
+            (a, p[..., :4], y),
+            {},
+            r"references: expected last dimension 5, the anchors', got shape \[3, 2, 4\]",
+        ),
         ((a, p.to("meta"), y), {}, "references: expected on cpu, the anchors' device, got meta"),
         ((a, p, y.float()), {}, r"labels: expected int64 of shape \[6\], got float32 of shape \[6\]"),
         ((a, p, y[:, None]), {}, r"labels: expected int64 of shape \[6\], got int64 of shape \[6, 1\]"),
         ((a, p, y[:5]), {}, r"labels: expected int64 of shape \[6\], got int64 of shape \[5\]"),
-        ((a, p, y, y), {}, r"reference_labels: expected None, since references of shape \[C, K, D\] imply them"),
-        ((a, a, y), {}, r"reference_labels: expected int64 of shape \[6\] with references of shape \[N, D\], got None"),
+        (
+            (a, p, y, y),
+            {},
+            r"reference_labels: expected None, since references of shape \[C, K, D\] imply them",
+        ),
+        (
+            (a, a, y),
+            {},
+            r"reference_labels: expected int64 of shape \[6\] with references of shape \[N, D\], got None",
+        ),
         ((a, None, y, y), {}, "reference_labels: expected None where references is None"),
         ((a, p, y), {"normalize": "l2"}, "normalize: expected 'ball', 'unit', None, got 'l2'"),
         ((a, p, y), {"reduction": "avg"}, "reduction: expected .* got 'avg'"),
@@ -179,5 +201,7 @@ def test_refusals_name_the_argument() -> None:
     for bad in (-1, 3):
         y[2] = bad
         for anchor in ("sample", "proxy"):
-            with pytest.raises(RuntimeError, match=rf"labels: expected values in \[0, 3\).* got {bad} at index 2"):
+            with pytest.raises(
+                RuntimeError, match=rf"labels: expected values in \[0, 3\).* got {bad} at index 2"
+            ):
                 F.contrastive(a, p, y, anchor=anchor)

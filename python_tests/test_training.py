@@ -105,7 +105,13 @@ def test_the_last_setting_wins_and_a_snapshot_reads_back(tmp_path: Path) -> None
 
 def test_defaults_are_the_recipe_of_the_documentation() -> None:
     c = Config()
-    assert (c.method, c.loss.name, c.batch.classes, c.batch.samples, c.optimizer.lr) == ("ccp", "c2", 16, 4, 1e-3)
+    assert (c.method, c.loss.name, c.batch.classes, c.batch.samples, c.optimizer.lr) == (
+        "ccp",
+        "c2",
+        16,
+        4,
+        1e-3,
+    )
     assert (c.ccp.proxies_per_class, c.ccp.pool_size, c.ccp.lam, c.ccp.warm_start) == (4, 8, 2e-4, 0.5)
 
 
@@ -143,7 +149,9 @@ def test_bad_settings_are_told_in_a_sentence(settings: list[str], sentence: str)
         (b"!!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
 )
-def test_bad_config_files_are_told_in_a_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+def test_bad_config_files_are_told_in_a_sentence(
+    tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
     file = tmp_path / "a.yaml"
     if content is not None:
         file.write_bytes(content)
@@ -170,7 +178,8 @@ def test_unknown_loss_options_and_too_many_classes_are_told_before_a_folder_is_m
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
     batches = [
-        TrainingData(tiny_training.images("train"), tiny_training.config(f"seed={seed}")) for seed in (0, 0, 1)
+        TrainingData(tiny_training.images("train"), tiny_training.config(f"seed={seed}"))
+        for seed in (0, 0, 1)
     ]
     one, again, other = (b.batch(7) for b in batches)
     batches[1].batch(3)
@@ -253,7 +262,7 @@ def test_every_cut_and_every_changed_byte_of_a_checkpoint_is_noticed(tmp_path: P
             content = checkpoint.read(path)
         except DamagedCheckpoint:
             continue
-        # Only white space of the header or the like may change without being noticed: the contents are the same.
+        # What may change without being noticed is white space of the header and the like.
         assert (content.step, content.best_step) == (3, 2)
         assert_same_state(content.state, {"weights": torch.arange(20.0), "number": 0.5})
     path.unlink()
@@ -311,7 +320,12 @@ def test_a_metric_log_forgets_later_rows_and_half_a_line(tmp_path: Path) -> None
     log.truncate(2)
     log.append({"step": 3, "value": 9.0, "note": None})
     assert [row["value"] for row in read_rows(tmp_path / "m.jsonl")] == [1 / 3, 2 / 3, 9.0]
-    assert (tmp_path / "m.csv").read_text().split() == ["step,value,note", f"1,{1 / 3},", f"2,{2 / 3},", "3,9.0,"]
+    assert (tmp_path / "m.csv").read_text().split() == [
+        "step,value,note",
+        f"1,{1 / 3},",
+        f"2,{2 / 3},",
+        "3,9.0,",
+    ]
 
 
 # Runs
@@ -383,7 +397,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished: Path, tmp_path: Path) -
     path = tmp_path / "killed"
     settings = [part for setting in tiny_training.SETTINGS for part in ("--set", setting)]
     command = [sys.executable, tiny_training.__file__, *settings, "--out", str(path), "--quiet"]
-    # It stops for good at step 14, so that the signal finds it in the middle: neither at an evaluation nor at the end.
+    # It stops for good at step 14, between two evaluations, where the signal finds it.
     process = subprocess.Popen(command, env={**os.environ, "TINY_TRAINING_HANGS_AT": "14"})
     try:
         deadline = time.monotonic() + 120
@@ -440,10 +454,10 @@ def test_a_damaged_checkpoint_costs_only_what_came_after_the_one_before(
     assert_same_results(finished, path)
 
 
-def test_without_a_readable_checkpoint_nothing_is_changed(tmp_path: Path, finished: Path) -> None:
+def test_without_a_readable_checkpoint_nothing_is_changed(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", tiny_training.config(), {})
     (run.path / "checkpoints" / "step-00000004.safetensors").write_bytes(b"cut")
-    with pytest.raises(UserError, match="none of the 1 checkpoints in .* can be read"):
+    with pytest.raises(UserError, match=r"none of the 1 checkpoints in .* can be read"):
         trainer.resume(run.path, QUIET)
     assert (run.path / "checkpoints" / "step-00000004.safetensors").read_bytes() == b"cut"
 

@@ -57,7 +57,7 @@ def images(split: str) -> ImageSet:
 
 
 def hang_at(step: int) -> None:
-    """From now on a run that reaches this step leaves a file `hanging` in its folder and waits to be killed."""
+    """From now on a run that gets to this step leaves a file `hanging` and waits to be killed."""
     real = Learner.train_step
 
     def train_step(learner: Learner) -> float:

@@ -30,8 +30,7 @@ def choose_proxies(pool: EmbeddedPool, old: Tensor, seeds: Tensor | None, normal
         pool.embeddings,
         old.shape[1],
         offsets=pool.offsets,
-        seeds=None if seeds is None else seeds.flatten(0, 1),
-        seed_offsets=None if seeds is None else _even_offsets(seeds),
+        seeds=seeds,
         normalize=normalize,
         short="repeat",
     ).indices
@@ -44,18 +43,13 @@ def choose_proxies(pool: EmbeddedPool, old: Tensor, seeds: Tensor | None, normal
 def covering_radii(pool: EmbeddedPool, centres: Tensor, normalize: Normalize) -> Tensor:
     """[classes in the pool]: largest distance of a point to the nearest of its class's centres [C, K, D]."""
     # That point is what k-center seeded by the centres picks first.
-    farthest = F.farthest_points(
-        pool.embeddings,
-        1,
-        offsets=pool.offsets,
-        seeds=centres.flatten(0, 1),
-        seed_offsets=_even_offsets(centres),
-        normalize=normalize,
+    picks = F.farthest_points(
+        pool.embeddings, 1, offsets=pool.offsets, seeds=centres, normalize=normalize
     ).indices[:, 0]
-    present = farthest >= 0
-    points = normalise(pool.embeddings[farthest[present]], normalize)
-    offsets = points[:, None] - normalise(centres[present], normalize)
-    distances: Tensor = torch.linalg.vector_norm(offsets, dim=2)
+    present = picks >= 0
+    points = normalise(pool.embeddings[picks[present]], normalize)
+    gaps = points[:, None] - normalise(centres[present], normalize)
+    distances: Tensor = torch.linalg.vector_norm(gaps, dim=2)
     return distances.amin(1)
 
 
@@ -86,9 +80,3 @@ def check_pool(pool: EmbeddedPool, proxies: Tensor, pool_size: int) -> EmbeddedP
             f"pool: expected at most pool_size = {pool_size} embeddings per class, got {largest}"
         )
     return EmbeddedPool(embeddings.detach().to(proxies), offsets.to(proxies.device))
-
-
-def _even_offsets(vectors: Tensor) -> Tensor:
-    """Segment boundaries [C + 1] of the flat rows of vectors [C, n, D]."""
-    classes, size, _ = vectors.shape
-    return torch.arange(classes + 1, device=vectors.device) * size

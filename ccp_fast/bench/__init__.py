@@ -1,4 +1,4 @@
-"""`ccp-bench`: how fast, how small and how exact the operators are, beside the best plain PyTorch and their peers.
+"""`ccp-bench`: how fast, small and exact the operators are, beside the best plain PyTorch and their peers.
 
 `cases/`      what is measured: inputs, work, who competes, what is aimed at. A new case goes here
 `baselines/`  the competitors: eager PyTorch (by autograd, and by hand), pytorch-metric-learning

@@ -20,8 +20,11 @@ class Work(NamedTuple):
 
     flops: float  # additions and multiplications
     bytes: float  # inputs read once, results written once
+    note: str = ""  # what the reader must know about these inputs
 
-    def floor(self, flops_per_second: float, bytes_per_second: float) -> tuple[float, Literal["FLOPs", "bytes"]]:
+    def floor(
+        self, flops_per_second: float, bytes_per_second: float
+    ) -> tuple[float, Literal["FLOPs", "bytes"]]:
         """Seconds, and which of the two they come from."""
         by_flops, by_bytes = self.flops / flops_per_second, self.bytes / bytes_per_second
         return (by_flops, "FLOPs") if by_flops >= by_bytes else (by_bytes, "bytes")
@@ -29,7 +32,7 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Implementation:
-    """One competitor. `prepare` takes the inputs and returns the step that is timed; its time does not count."""
+    """One competitor. `prepare` takes the inputs and returns the step; only the step is timed."""
 
     name: str
     role: Role
@@ -38,8 +41,12 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Aim:
-    """`speed`: at least `bound` times faster than the best of `against`; `memory`: at most `bound` of its extra
-    memory; `rate`: at least `bound` of its bytes per second."""  # noqa: D205, D209
+    """What ours is to reach, beside the best of the implementations in the role `against`.
+
+    speed   at least `bound` times as fast
+    memory  at most `bound` of the extra memory
+    rate    at least `bound` of the bytes per second
+    """
 
     kind: Literal["speed", "memory", "rate"]
     against: Role
@@ -50,8 +57,8 @@ class Aim:
 class Case:
     """A step returns its results: for a loss the value, then the gradients.
 
-    `truth` gives the same from float64. `in_place`: the results are tensors that existed before, so none of them is
-    new memory. `note`: what the reader must know about these inputs.
+    `truth` gives the same from float64. `in_place`: the results are tensors that existed before, so none of
+    them is new memory.
     """
 
     family: str
@@ -64,7 +71,6 @@ class Case:
     truth: Callable[[Any], Outputs]
     aims: tuple[Aim, ...] = ()
     in_place: bool = False
-    note: Callable[[Any], str] = lambda inputs: ""
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -1,10 +1,10 @@
 """What this machine can do at best, measured in the same run as everything that is compared with it.
 
-bytes   a copy of arrays far larger than the caches, read and written bytes counted: the better of `Tensor.copy_` and
-        the C library's memcpy, one piece per thread. memcpy writes past the caches, so that no line is read just to
-        be overwritten
-FLOPs   `ceilings.c`: chains of fused multiply-adds in registers, compiled for this processor, one copy per thread.
-        Without a C compiler: the fastest float32 matrix product of torch, which is a lower bound
+bytes   a copy of arrays far larger than the caches, read and written bytes counted: the better of
+        `Tensor.copy_` and the C library's memcpy, one piece per thread. memcpy writes past the caches, so that
+        no line is read just to be overwritten
+FLOPs   `ceilings.c`: chains of fused multiply-adds in registers, compiled for this processor, one copy per
+        thread. Without a C compiler: torch's float32 matrix product, which is a lower bound
 
 Both are the best of many tries: a ceiling is what could be reached, not what a busy machine allowed.
 """
@@ -16,16 +16,16 @@ import os
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 SOURCE = Path(__file__).with_name("ceilings.c")
-_TRIES = 12
+_SECONDS = 0.5  # of tries for each rate
 
 
 @dataclass(frozen=True)
@@ -40,70 +40,75 @@ class Ceilings:
 
 def measure(threads: int, *, megabytes: int = 100) -> Ceilings:
     """Measure both ceilings; about two seconds. `megabytes`: the size of one copied array."""
-    copies = {"Tensor.copy_": _torch_copy(megabytes), "memcpy": _memcpy(megabytes, threads)}
-    name, rate = max(((name, _best_rate(copy)) for name, copy in copies.items()), key=lambda item: item[1])
+    rates = {name: _best_rate(copy) for name, copy in copies(megabytes * 250_000, threads).items()}
+    name = max(rates, key=lambda name: rates[name])
     flops, how = _multiply_adds(threads)
-    return Ceilings(rate, flops, f"{name} of {megabytes} MB, {threads} threads", f"{how}, {threads} threads")
+    return Ceilings(
+        rates[name], flops, f"{name} of {megabytes} MB, {threads} threads", f"{how}, {threads} threads"
+    )
+
+
+def copies(numbers: int, threads: int) -> dict[str, Callable[[], float]]:
+    """Ways to copy an array of that many float32; each returns the bytes it read and wrote."""
+    source, target = torch.ones(numbers), torch.zeros(numbers)
+    piece = source.nbytes // threads
+    last = source.nbytes - piece * (threads - 1)
+
+    def torch_copy() -> float:
+        target.copy_(source)
+        return 2.0 * source.nbytes
+
+    def copy_piece(i: int) -> None:
+        size = piece if i < threads - 1 else last
+        ctypes.memmove(target.data_ptr() + i * piece, source.data_ptr() + i * piece, size)
+
+    at_once = _in_threads(threads)
+
+    def memcpy() -> float:
+        at_once(copy_piece)
+        return 2.0 * source.nbytes
+
+    return {"Tensor.copy_": torch_copy, "memcpy": memcpy}
+
+
+def _in_threads(threads: int) -> Callable[[Callable[[int], None]], None]:
+    """Runs body(0), body(1), ... at the same time: ctypes releases the interpreter's lock during a call."""
+    pool = ThreadPoolExecutor(max(1, threads - 1))
+
+    def run(body: Callable[[int], None]) -> None:
+        others = [pool.submit(body, i) for i in range(1, threads)]
+        body(0)
+        for other in others:
+            other.result()
+
+    return run
 
 
 def _best_rate(work: Callable[[], float]) -> float:
-    """The best of several tries; `work` returns the units it did."""
-    best = 0.0
-    for _ in range(_TRIES):
+    """The best of many tries; `work` returns the units it did."""
+    best, begin = 0.0, time.perf_counter()
+    while time.perf_counter() - begin < _SECONDS:
         start = time.perf_counter()
         units = work()
         best = max(best, units / (time.perf_counter() - start))
     return best
 
 
-def _torch_copy(megabytes: int) -> Callable[[], float]:
-    source = torch.ones(megabytes * 250_000)
-    target = torch.zeros_like(source)
-
-    def copy() -> float:
-        target.copy_(source)
-        return 2.0 * source.nbytes
-
-    return copy
-
-
-def _memcpy(megabytes: int, threads: int) -> Callable[[], float]:
-    source = torch.ones(megabytes * 250_000)
-    target = torch.zeros_like(source)
-    piece = source.nbytes // threads
-
-    def copy_piece(i: int) -> None:
-        ctypes.memmove(target.data_ptr() + i * piece, source.data_ptr() + i * piece, piece)
-
-    def copy() -> float:
-        _in_threads(threads, copy_piece)
-        return 2.0 * piece * threads
-
-    return copy
-
-
-def _in_threads(threads: int, body: Callable[[int], None]) -> None:
-    """body(0), body(1), ... at the same time; ctypes releases the interpreter's lock during a call."""
-    others = [threading.Thread(target=body, args=(i,)) for i in range(1, threads)]
-    for thread in others:
-        thread.start()
-    body(0)
-    for thread in others:
-        thread.join()
-
-
 def _multiply_adds(threads: int) -> tuple[float, str]:
     function = _compiled()
     if function is None:
-        return _best_rate(_matrix_product()), "no C compiler found: float32 matrix product of torch, a lower bound"
+        return _best_rate(
+            _matrix_product()
+        ), "no C compiler found: float32 matrix product of torch, a lower bound"
     sinks = [ctypes.c_float() for _ in range(threads)]
-    steps = 2_000_000
+    steps = 1_000_000
+    at_once = _in_threads(threads)
 
     def body(i: int) -> None:
         function(steps, ctypes.byref(sinks[i]))
 
     def work() -> float:
-        _in_threads(threads, body)
+        at_once(body)
         return threads * operations
 
     operations = function(steps, ctypes.byref(sinks[0]))

@@ -1,10 +1,10 @@
 """Peak memory of one step beyond its inputs and results, measured in a process that does nothing else.
 
-The process makes the inputs, runs the step once at toy size (threads, libraries and kernels are then in place), gives
-freed memory back to the system, resets the kernel's high-water mark of resident memory (`/proc/self/clear_refs`),
-runs the step once at full size, and reads the mark. Pages of program files do not count, and the results are
-subtracted: gradients are what was asked for, whoever computes them. C++ scratch and torch tensors count alike.
-The kernel counts pages in batches: figures are good to about half a megabyte. Linux only.
+The process runs the step once at toy size (threads, libraries and kernels are then in place), makes the inputs,
+gives freed memory back to the system, resets the kernel's high-water mark of resident memory
+(`/proc/self/clear_refs`), runs the step once, and reads the mark. Pages of program files do not count, and the
+results are subtracted: gradients are what was asked for, whoever computes them. C++ scratch and torch tensors
+count alike. The kernel counts pages in batches: figures are good to about half a megabyte. Linux only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def peak_extra_bytes(case: Case, implementation: str, size: Size, threads: int) 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ccp_fast.bench.memory_imports"])
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(theirs, case.key, implementation, size, threads), daemon=True)
+    process = context.Process(
+        target=_child, args=(theirs, case.key, implementation, size, threads), daemon=True
+    )
     process.start()
     theirs.close()
     try:
@@ -51,7 +53,9 @@ def peak_extra_bytes(case: Case, implementation: str, size: Size, threads: int) 
     return int(result)
 
 
-def _child(connection: Connection, key: tuple[str, str, str], implementation: str, size: Size, threads: int) -> None:
+def _child(
+    connection: Connection, key: tuple[str, str, str], implementation: str, size: Size, threads: int
+) -> None:
     try:
         from ccp_fast.bench.cases import find
 

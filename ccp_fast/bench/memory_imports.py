@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import ccp_fast.bench.cases  # noqa: F401
+import ccp_fast.bench.cases
 import ccp_fast.bench.memory  # noqa: F401
 
 with suppress(ModuleNotFoundError):

@@ -161,17 +161,17 @@ def _differentiate_twice(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor
         # Within a batch both arguments are one tensor, and its whole derivative is reported for the anchors.
         references = anchors if exclude_self else references.detach().requires_grad_()
         value = dense_loss(anchors, references, labels, reference_labels, *ctx.options)
-        if exclude_self:
-            first = (*torch.autograd.grad(value, anchors, grad_loss, create_graph=True), None)
-            weights = (grad_outputs[0] if grad_outputs[0] is not None else grad_outputs[1], None)
-        else:
-            first = torch.autograd.grad(value, (anchors, references), grad_loss, create_graph=True)
-            weights = grad_outputs
-        product = sum((g * w).sum() for g, w in zip(first, weights, strict=True) if g is not None and w is not None)
-    if not isinstance(product, Tensor):
+        inputs = (anchors,) if exclude_self else (anchors, references)
+        first = torch.autograd.grad(value, inputs, grad_loss, create_graph=True)
+        weighted = [(g * w).sum() for g, w in zip(first, grad_outputs, strict=False) if w is not None]
+    if not weighted:
         return (None,) * 16
-    wanted = (grad_loss, anchors) if exclude_self else (grad_loss, anchors, references)
-    second = torch.autograd.grad(product, wanted, allow_unused=True, create_graph=torch.is_grad_enabled())
+    second = torch.autograd.grad(
+        torch.stack(weighted).sum(),
+        (grad_loss, *inputs),
+        allow_unused=True,
+        create_graph=torch.is_grad_enabled(),
+    )
     return (*second, *(None,) * (16 - len(second)))
 
 

@@ -105,7 +105,7 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _is_channels_last(tensor: Tensor) -> bool:
-    """Files hold rows in order. Fused optimizers go over memory as it lies, so the layout has to come back."""
+    """Files hold rows in order, but fused optimizers go over memory as it lies: keep the layout."""
     channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return channels_last and not tensor.is_contiguous()
 

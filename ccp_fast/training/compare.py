@@ -5,6 +5,7 @@ A comparison can be stopped and started again at any time: finished cells are ke
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -227,8 +228,10 @@ def run_in_a_process(config: Config, path: Path) -> None:
         file = path.parent / f"{path.name}.yaml"
         write_atomically(file, to_yaml(config))
         command += ["--config", str(file), "--out", str(path)]
+    # The threads of scikit-learn's k-means as well.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads or os.cpu_count() or 1)}
     result = subprocess.run(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
     )
     if result.returncode == STOPPED:
         raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from ccp_fast.training.config import ModelConfig
 class GlyphNet(nn.Module):
     """Images ``[n, 1, 32, 32]`` to embeddings ``[n, dim]``, not normalised.
 
-    The first convolution halves the image, to save time; the last feature map is flattened, not averaged, because
+    The first convolution halves the image, to save time; the last feature map is flattened, not averaged:
     where a stroke lies tells characters apart.
     """
 

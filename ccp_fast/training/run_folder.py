@@ -87,7 +87,7 @@ class RunFolder:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that can be read together with the best one it names.
 
-        A damaged one stays where it is, with a warning. None: the run never wrote any. UserError: all are damaged.
+        A damaged one stays where it is, with a warning. None: there never was any. UserError: all damaged.
         """
         newest_first = self._checkpoints()[::-1]
         for path in newest_first:

@@ -61,9 +61,10 @@ class Trainer:
     def __init__(self, run: RunFolder, splits: Splits, display: Display) -> None:
         self.run, self.config, self.splits, self.display = run, run.config, splits, display
         torch.set_num_threads(self.config.threads or torch.get_num_threads())
-        # As use_deterministic_algorithms(True), without its import of the whole inductor.
+        # As use_deterministic_algorithms(True), without its import of the whole inductor, and without filling
+        # new memory with NaN, which helps to debug and costs time.
         torch.set_deterministic_debug_mode("error")
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a help for debugging that costs time
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.learner = Learner(self.config, TrainingData(splits.train, self.config))
         self.seen_train = first_classes(splits.train, self.config.evaluation.train_classes)
         self.best_step: int | None = None

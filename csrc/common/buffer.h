@@ -1,5 +1,6 @@
 // Uninitialised scratch memory on cache-line boundaries. Not std::vector: its members would be compiled once per
-// instruction set under one name (see common/macros.h).
+// instruction set under one name (see common/macros.h). The pointer is aligned by hand, since glibc's aligned allocation
+// leaves fragments behind that it does not use again.
 #pragma once
 
 #include <cstdint>
@@ -14,16 +15,18 @@ template <class T>
 class Buffer {
  public:
   explicit Buffer(int64_t count)
-      : data_(static_cast<T*>(::operator new(sizeof(T) * size_t(count > 0 ? count : 1), kAlignment))) {}
-  Buffer(Buffer&& other) : data_(other.data_) { other.data_ = nullptr; }
+      : allocation_(::operator new(sizeof(T) * size_t(count > 0 ? count : 1) + kAlignment)),
+        data_(reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(allocation_) + kAlignment - 1) & ~(kAlignment - 1))) {}
+  Buffer(Buffer&& other) : allocation_(other.allocation_), data_(other.data_) { other.allocation_ = nullptr; }
   Buffer& operator=(Buffer&&) = delete;
-  ~Buffer() { ::operator delete(data_, kAlignment); }
+  ~Buffer() { ::operator delete(allocation_); }
 
   operator T*() { return data_; }
   operator const T*() const { return data_; }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
+  static constexpr uintptr_t kAlignment = 64;
+  void* allocation_;
   T* data_;
 };
 

@@ -55,4 +55,12 @@ inline ParallelFor torch_parallel_for() {
   }};
 }
 
+// The pool, or the calling thread alone where waking the others costs more than they would save.
+inline ParallelFor parallel_for_work(double operations) {
+  if (operations >= 1e6) return torch_parallel_for();
+  return {[](int64_t n, void (*body)(int64_t, void*), void* context) {
+    for (int64_t i = 0; i < n; ++i) body(i, context);
+  }};
+}
+
 }  // namespace ccp

@@ -1,9 +1,9 @@
-"""The competitors.
+"""The competitors; a loss has the same name in each of the first three.
 
-`pairs`    the losses in eager PyTorch as anyone would write them who knows their references: matrix of similarities,
-           autograd. Also what float64 truth and `torch.compile` are taken from
-`by_hand`  the same losses with forward and gradients by hand: in place, in as few passes as there can be, sparse
-           where hinges leave little
+`pairs`    the losses in eager PyTorch by autograd, as anyone would write them who knows which references are
+           positives. float64 truth and `torch.compile` are taken from these
+`by_hand`  the same with gradients by hand: in place, in as few passes as there can be, sparse where hinges
+           leave little
 `peers`    pytorch-metric-learning's classes, set to the same loss
-`lists`    projections, k-center and retrieval in eager PyTorch
+`lists`    k-center, projections and retrieval in eager PyTorch
 """

@@ -1,11 +1,14 @@
 """The losses in eager PyTorch with gradients by hand: the strongest plain PyTorch we know how to write.
 
-A scalar loss can compute its gradients while it computes its value, so nothing of size M·N outlives the forward pass.
-log-sum-exp losses  three matrix products and three passes over one matrix [M, N], in place. Constant factors are folded
-                    into the anchors, row and column weights into the thin sides; the similarities of unit vectors are
-                    bounded, so no maximum is subtracted (scale up to 80 in float32)
-hinge losses        one matrix product and one comparison; where at most one pair in 20 is active, value and gradients
-                    come from the active pairs alone
+A scalar loss can compute its gradients while it computes its value, so that nothing of size M·N outlives the
+forward pass.
+
+log-sum-exp losses  three matrix products and three passes over one matrix [M, N], in place. Constant factors
+                    are folded into the anchors, row and column weights into the thin sides; similarities of
+                    unit vectors are bounded, so no maximum is subtracted (scales up to 80 in float32)
+hinge losses        one matrix product and one comparison; where at most one pair in 20 is active, value and
+                    gradients come from the active pairs alone
+
 Gradients with respect to unit vectors lose their part along the vector when taken back to the originals.
 """
 
@@ -13,6 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -23,32 +28,94 @@ from ccp_fast.bench.baselines.pairs import NEVER, positives_of
 DENSE_FROM = 1 / 20  # share of active pairs from which dense products are faster than gathered rows
 
 
-class PairGradient(NamedTuple):
-    """dL/ds: matrix[i, j] · row_weight[i] · column_weight[j], or values[n] at (row[n], column[n])."""
+class Dense(NamedTuple):
+    """dL/ds[i, j] = matrix[i, j] · row_weight[i] · column_weight[j]."""
 
-    matrix: Tensor | None = None  # [M, N]
+    matrix: Tensor  # [M, N]
     row_weight: Tensor | None = None  # [M]
     column_weight: Tensor | None = None  # [N]
+
+
+class Sparse(NamedTuple):
+    """dL/ds of the active pairs; a pair appears once."""
+
+    row: Tensor  # [n] int64
+    column: Tensor  # [n] int64
+    similarity: Tensor  # [n]
+    values: Tensor  # [n]
+
+
+@dataclass
+class Negatives:
+    """The negatives above a threshold: few of them gathered, or the whole matrix where they are many."""
+
+    s: Tensor  # [n], or [M, N] where all pairs are kept (no positives in either)
     row: Tensor | None = None  # [n] int64
-    column: Tensor | None = None  # [n] int64
-    values: Tensor | None = None  # [n]
+    column: Tensor | None = None
+
+    def of_row(self, x: Tensor) -> Tensor:
+        """x [M], spread like s."""
+        return x[:, None] if self.row is None else x[self.row]
+
+    def row_sums(self, x: Tensor, rows: int) -> Tensor:
+        """x like s -> [M]."""
+        return x.sum(1) if self.row is None else x.new_zeros(rows).index_add_(0, self.row, x)
 
 
-class Problem(NamedTuple):
-    """One call: similarities are made from these as the loss likes."""
+class Problem:
+    """One call: lengths, unit anchors, positives; unit references are a copy that hinge losses do without."""
 
-    a: Tensor  # [M, D] unit anchors
-    r: Tensor  # [N, D] unit references; the anchors within a batch
-    positives: Tensor  # [M, P] columns of the row's class
-    within_batch: bool
+    def __init__(self, anchors: Tensor, references: Tensor | None, labels: Tensor) -> None:  # noqa: D107
+        self.length_a = torch.linalg.vector_norm(anchors, dim=1)  # [M]
+        self.a = anchors / self.length_a[:, None]  # [M, D]
+        self.within_batch = references is None
+        if references is None:
+            self.references, self.length_r = self.a, torch.ones_like(self.length_a)
+            self.positives = positives_of(labels, None)
+        else:
+            self.references = references.flatten(0, 1)  # [N, D]
+            self.length_r = torch.linalg.vector_norm(self.references, dim=1)  # [N]
+            self.positives = positives_of(labels, references.shape[1])  # [M, P] columns of the row's class
 
-    def similarities(self, scale: float = 1.0) -> Tensor:
-        """scale · a rᵀ; of a sample with itself NEVER."""
-        s = torch.mm(self.a if scale == 1 else self.a * scale, self.r.T)
+    @cached_property
+    def r(self) -> Tensor:
+        """[N, D] unit references."""
+        return self.a if self.within_batch else torch.div(self.references, self.length_r[:, None])
+
+    def similarities(self, scale: float) -> Tensor:
+        """scale · s, [M, N]; of a sample with itself NEVER."""
+        return self._without_self(torch.mm(self.a * scale, self.r.T))
+
+    def near(self, threshold: Callable[[Tensor], Tensor | float]) -> tuple[Tensor, Negatives]:
+        """s of the positives [M, P], and the negatives above a threshold: a number or [M, 1]."""
+        s = torch.mm(self.a, self.references.T)
+        if not self.within_batch:
+            s.div_(self.length_r)
+        s_pos = s.gather(1, self.positives)
+        self._without_self(s).scatter_(1, self.positives, NEVER)
+        active = s > threshold(s_pos)
+        if active.count_nonzero() > DENSE_FROM * s.numel():
+            return s_pos, Negatives(s)
+        row, column = active.nonzero(as_tuple=True)
+        return s_pos, Negatives(s[row, column], row, column)
+
+    def hinges(self, s_pos: Tensor, g_pos: Tensor, negatives: Negatives, g_neg: Tensor) -> Dense | Sparse:
+        """Gradients of the positives [M, P] and of the negatives, put together."""
+        if negatives.row is None or negatives.column is None:
+            return Dense(g_neg.scatter_(1, self.positives, g_pos))
+        row = torch.arange(len(s_pos)).repeat_interleave(s_pos.shape[1])
+        return Sparse(
+            torch.cat([negatives.row, row]),
+            torch.cat([negatives.column, self.positives.flatten()]),
+            torch.cat([negatives.s, s_pos.flatten()]),
+            torch.cat([g_neg, g_pos.flatten()]),
+        )
+
+    def _without_self(self, s: Tensor) -> Tensor:
         return s.fill_diagonal_(NEVER) if self.within_batch else s
 
 
-Loss = Callable[[Problem], tuple[Tensor, PairGradient]]
+Loss = Callable[[Problem], tuple[Tensor, Dense | Sparse]]
 
 
 def loss_of(loss: Loss, anchors: Tensor, references: Tensor | None, labels: Tensor) -> Tensor:
@@ -60,21 +127,16 @@ def loss_of(loss: Loss, anchors: Tensor, references: Tensor | None, labels: Tens
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, loss: Loss, anchors: Tensor, references: Tensor | None, labels: Tensor) -> Tensor:
-        length_a = anchors.norm(dim=1, keepdim=True)
-        a = anchors / length_a
-        if references is None:
-            problem = Problem(a, a, positives_of(labels, None), True)
-            value, gradient = loss(problem)
-            grad_a, grad_r = _side_gradients(gradient, a, a)
-            ctx.gradients = _to_original(grad_a.add_(grad_r), a, length_a), None
-            return value
-        flat = references.flatten(0, 1)
-        length_r = flat.norm(dim=1, keepdim=True)
-        problem = Problem(a, flat / length_r, positives_of(labels, references.shape[1]), False)
+        problem = Problem(anchors, references, labels)
         value, gradient = loss(problem)
-        grad_a, grad_r = _side_gradients(gradient, a, problem.r)
-        grad_r = _to_original(grad_r, problem.r, length_r).view_as(references)
-        ctx.gradients = _to_original(grad_a, a, length_a), grad_r
+        if isinstance(gradient, Sparse):
+            grad_a, grad_r = _of_sparse(problem, gradient)
+        else:
+            grad_a, grad_r = _of_dense(problem, gradient)
+        if references is None:
+            ctx.gradients = grad_a.add_(grad_r.div_(problem.length_a[:, None])), None
+        else:
+            ctx.gradients = grad_a, grad_r.view_as(references)
         return value
 
     @staticmethod
@@ -86,40 +148,46 @@ class _Fused(torch.autograd.Function):
         return None, grad_a, grad_r, None
 
 
-def _side_gradients(g: PairGradient, a: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    if g.matrix is None:
-        assert g.row is not None and g.column is not None and g.values is not None
-        weights = g.values[:, None]
-        grad_a = torch.zeros_like(a).index_add_(0, g.row, r[g.column].mul_(weights))
-        grad_r = torch.zeros_like(r).index_add_(0, g.column, a[g.row].mul_(weights))
-        return grad_a, grad_r
+def _of_dense(p: Problem, g: Dense) -> tuple[Tensor, Tensor]:
+    a, r = p.a, p.r
     if g.column_weight is not None:
-        grad_a = torch.mm(g.matrix, r * g.column_weight[:, None])
-        return grad_a, torch.mm(g.matrix.T, a).mul_(g.column_weight[:, None])
-    if g.row_weight is not None:
-        grad_r = torch.mm(g.matrix.T, a * g.row_weight[:, None])
-        return torch.mm(g.matrix, r).mul_(g.row_weight[:, None]), grad_r
-    return torch.mm(g.matrix, r), torch.mm(g.matrix.T, a)
+        weights = g.column_weight[:, None]
+        grad_a, grad_r = torch.mm(g.matrix, r * weights), torch.mm(g.matrix.T, a).mul_(weights)
+    elif g.row_weight is not None:
+        weights = g.row_weight[:, None]
+        grad_a, grad_r = torch.mm(g.matrix, r).mul_(weights), torch.mm(g.matrix.T, a * weights)
+    else:
+        grad_a, grad_r = torch.mm(g.matrix, r), torch.mm(g.matrix.T, a)
+    return _to_original(grad_a, a, p.length_a), _to_original(grad_r, r, p.length_r)
 
 
 def _to_original(gradient: Tensor, unit: Tensor, length: Tensor) -> Tensor:
     """(I − v̂v̂ᵀ) g / ‖v‖, in place."""
-    along = torch.linalg.vecdot(gradient, unit)[:, None]
-    return gradient.addcmul_(unit, along, value=-1).div_(length)
+    along = torch.einsum("nd,nd->n", gradient, unit)[:, None]
+    return gradient.addcmul_(unit, along, value=-1).div_(length[:, None])
+
+
+def _of_sparse(p: Problem, g: Sparse) -> tuple[Tensor, Tensor]:
+    """As for dense, each pair's part taken back by itself."""
+    a, r = p.a[g.row], p.references[g.column] / p.length_r[g.column, None]
+    s, values = g.similarity[:, None], g.values
+    to_a = torch.addcmul(r, a, s, value=-1).mul_((values / p.length_a[g.row])[:, None])
+    to_r = torch.addcmul(a, r, s, value=-1).mul_((values / p.length_r[g.column])[:, None])
+    grad_a = torch.zeros_like(p.a).index_add_(0, g.row, to_a)
+    grad_r = torch.zeros_like(p.references).index_add_(0, g.column, to_r)
+    return grad_a, grad_r
 
 
 def contrastive_cosine(neg_margin: float) -> Loss:
     """C1 of `pairs`."""
 
-    def loss(p: Problem) -> tuple[Tensor, PairGradient]:
-        s, rows = p.similarities(), len(p.a)
-        pull = 1 - s.gather(1, p.positives)
-        s.scatter_(1, p.positives, NEVER)
-        active = s > neg_margin
-        row, column = active.nonzero(as_tuple=True)
-        value = (pull.sum() + (s[row, column] - neg_margin).sum()) / rows
-        each = torch.full((len(row),), 1 / rows, dtype=s.dtype)
-        return value, _hinge_gradient(p, s, active, row, column, each, torch.full_like(pull, -1 / rows))
+    def loss(p: Problem) -> tuple[Tensor, Dense | Sparse]:
+        s_pos, negatives = p.near(lambda s_pos: neg_margin)
+        rows = len(s_pos)
+        push = (negatives.s - neg_margin).clamp_(min=0)
+        value = ((1 - s_pos).sum() + push.sum()) / rows
+        g_pos = torch.full_like(s_pos, -1 / rows)
+        return value, p.hinges(s_pos, g_pos, negatives, push.sign_().div_(rows))
 
     return loss
 
@@ -127,18 +195,14 @@ def contrastive_cosine(neg_margin: float) -> Loss:
 def contrastive_l2(pos_margin: float, neg_margin: float) -> Loss:
     """C2 of `pairs`: d < m where s > 1 − m²/2, and dd/ds = −1/d."""
 
-    def loss(p: Problem) -> tuple[Tensor, PairGradient]:
-        s = p.similarities()
-        d_pos = _distance(s.gather(1, p.positives))
-        pull = torch.relu(d_pos - pos_margin)
-        n_pos = (pull > 0).sum().clamp_(min=1)
-        s.scatter_(1, p.positives, NEVER)
-        active = s > 1 - 0.5 * neg_margin**2
-        row, column = active.nonzero(as_tuple=True)
-        d = _distance(s[row, column])
-        n_neg = max(len(row), 1)
-        value = pull.sum() / n_pos + (neg_margin - d).sum() / n_neg
-        return value, _hinge_gradient(p, s, active, row, column, 1 / (n_neg * d), (pull > 0) / (-n_pos * d_pos))
+    def loss(p: Problem) -> tuple[Tensor, Dense | Sparse]:
+        s_pos, negatives = p.near(lambda s_pos: 1 - 0.5 * neg_margin**2)
+        d_pos, d_neg = _distance(s_pos), _distance(negatives.s)
+        pull, push = (d_pos - pos_margin).clamp_(min=0), (neg_margin - d_neg).clamp_(min=0)
+        n_pos, n_neg = (x.count_nonzero().clamp_(min=1) for x in (pull, push))
+        value = pull.sum() / n_pos + push.sum() / n_neg
+        g_pos, g_neg = pull.sign_().div_(-n_pos * d_pos), push.sign_().div_(d_neg.mul_(n_neg))
+        return value, p.hinges(s_pos, g_pos, negatives, g_neg)
 
     return loss
 
@@ -146,24 +210,21 @@ def contrastive_l2(pos_margin: float, neg_margin: float) -> Loss:
 def triplet(margin: float) -> Loss:
     """Triplets of `pairs`: only negatives nearer than the row's farthest positive + margin can be active."""
 
-    def loss(p: Problem) -> tuple[Tensor, PairGradient]:
-        s = p.similarities()
-        d_pos = _distance(s.gather(1, p.positives))
-        far = d_pos + margin
-        s.scatter_(1, p.positives, NEVER)
-        active = s > 1 - 0.5 * far.amax(1, keepdim=True).square_()
-        row, column = active.nonzero(as_tuple=True)
-        d = _distance(s[row, column])
-        total, violations, pos_grad = torch.zeros_like(d), torch.zeros_like(d), torch.empty_like(d_pos)
-        for k in range(far.shape[1]):
-            hinge = (far[row, k] - d).clamp_(min=0)
-            total += hinge
-            hit = (hinge > 0).to(d.dtype)
-            violations += hit
-            pos_grad[:, k] = torch.zeros_like(far[:, k]).index_add_(0, row, hit)
-        count = violations.sum().clamp_(min=1)
-        pos_grad /= -count * d_pos
-        return total.sum() / count, _hinge_gradient(p, s, active, row, column, violations / (count * d), pos_grad)
+    def loss(p: Problem) -> tuple[Tensor, Dense | Sparse]:
+        def nearer(s_pos: Tensor) -> Tensor:
+            return 1 - 0.5 * (_distance(s_pos).amax(1, keepdim=True) + margin).square_()
+
+        s_pos, negatives = p.near(nearer)
+        d_pos, d_neg = _distance(s_pos), _distance(negatives.s)
+        total, g_neg, g_pos = s_pos.new_zeros(()), torch.zeros_like(d_neg), torch.empty_like(d_pos)
+        for k in range(d_pos.shape[1]):
+            hinge = (negatives.of_row(d_pos[:, k] + margin) - d_neg).clamp_(min=0)
+            total += hinge.sum()
+            g_neg += hinge.sign_()
+            g_pos[:, k] = negatives.row_sums(hinge, len(d_pos))
+        count = g_neg.sum().clamp_(min=1)
+        g_pos /= -count * d_pos
+        return total / count, p.hinges(s_pos, g_pos, negatives, g_neg.div_(d_neg.mul_(count)))
 
     return loss
 
@@ -171,7 +232,7 @@ def triplet(margin: float) -> Loss:
 def multi_similarity(alpha: float, beta: float, base: float) -> Loss:
     """Multi-Similarity of `pairs`; e^{−β·base} is taken out of the sum."""
 
-    def loss(p: Problem) -> tuple[Tensor, PairGradient]:
+    def loss(p: Problem) -> tuple[Tensor, Dense | Sparse]:
         e, rows = p.similarities(beta), len(p.a)
         pull = torch.exp(alpha * (base - e.gather(1, p.positives) / beta))
         e.scatter_(1, p.positives, NEVER).exp_()
@@ -180,15 +241,24 @@ def multi_similarity(alpha: float, beta: float, base: float) -> Loss:
         value = (pulls.log1p() / alpha + pushes.log1p() / beta).mean()
         weight = out / (rows * (1 + pushes))
         e.scatter_(1, p.positives, -pull / (rows * (1 + pulls) * weight)[:, None])
-        return value, PairGradient(e, row_weight=weight)
+        return value, Dense(e, row_weight=weight)
 
     return loss
 
 
-def proxy_nca(temperature: float, original: bool = False) -> Loss:
-    """Proxy-NCA++ of `pairs`, or the original, whose first sum leaves the positives out."""
+def proxy_nca(temperature: float) -> Loss:
+    """Proxy-NCA++ of `pairs`."""
+    return _proxy_nca(temperature, original=False)
 
-    def loss(p: Problem) -> tuple[Tensor, PairGradient]:
+
+def proxy_nca_original(temperature: float) -> Loss:
+    """Proxy-NCA of `pairs`."""
+    return _proxy_nca(temperature, original=True)
+
+
+def _proxy_nca(temperature: float, original: bool) -> Loss:
+
+    def loss(p: Problem) -> tuple[Tensor, Dense | Sparse]:
         scale, rows = 2 / temperature, len(p.a)
         e = p.similarities(scale).exp_()
         pull = e.gather(1, p.positives)
@@ -199,7 +269,7 @@ def proxy_nca(temperature: float, original: bool = False) -> Loss:
         value = (every / own).log_().mean()
         positive = pull * (-every / own)[:, None]
         e.scatter_(1, p.positives, positive if original else positive.add_(pull))
-        return value, PairGradient(e, row_weight=scale / (rows * every))
+        return value, Dense(e, row_weight=scale / (rows * every))
 
     return loss
 
@@ -207,7 +277,7 @@ def proxy_nca(temperature: float, original: bool = False) -> Loss:
 def proxy_anchor(alpha: float, margin: float) -> Loss:
     """Proxy-Anchor of `pairs`, one proxy a class; rows of the loss are the columns here."""
 
-    def loss(p: Problem) -> tuple[Tensor, PairGradient]:
+    def loss(p: Problem) -> tuple[Tensor, Dense | Sparse]:
         e = p.similarities(alpha)
         own = p.positives[:, 0]
         pull = torch.exp(alpha * margin - e.gather(1, p.positives)[:, 0])
@@ -220,26 +290,10 @@ def proxy_anchor(alpha: float, margin: float) -> Loss:
         weight = alpha * out / (len(pushes) * (1 + pushes))
         mine = -alpha * pull / (with_positives * (1 + pulls[own]) * weight[own])
         e.scatter_(1, p.positives, mine[:, None])
-        return value, PairGradient(e, column_weight=weight)
+        return value, Dense(e, column_weight=weight)
 
     return loss
 
 
-def _hinge_gradient(
-    p: Problem, s: Tensor, active: Tensor, row: Tensor, column: Tensor, values: Tensor, pos_values: Tensor
-) -> PairGradient:
-    """Of active negatives (their mask, indices and gradients) and positives; `s` is overwritten."""
-    if len(row) > DENSE_FROM * s.numel():
-        matrix = s.zero_().masked_scatter_(active, values).scatter_(1, p.positives, pos_values)
-        return PairGradient(matrix)
-    pos_row = torch.arange(len(s)).repeat_interleave(p.positives.shape[1])
-    return PairGradient(
-        row=torch.cat([row, pos_row]),
-        column=torch.cat([column, p.positives.flatten()]),
-        values=torch.cat([values, pos_values.flatten()]),
-    )
-
-
 def _distance(s: Tensor) -> Tensor:
     return (2 - 2 * s).clamp_(min=1e-12).sqrt_()
-

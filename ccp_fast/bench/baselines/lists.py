@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 
 def k_center_loop(points: Tensor, seeds: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """All segments at once: points [S, n, D], seeds [S, t, D] -> indices [S, k] within the segment, radii [S, k].
+    """All segments at once, every pick measuring its distance to all points of its segment.
 
-    Every pick measures its distance to all points of its segment.
+    points [S, n, D], seeds [S, t, D] -> indices [S, k] within the segment, radii [S, k].
     """
     product = torch.bmm(points, seeds.mT)
     squares = points.square().sum(2, keepdim=True) + seeds.square().sum(2)[:, None] - 2 * product
@@ -28,7 +26,7 @@ def k_center_table(points: Tensor, seeds: Tensor, k: int) -> tuple[Tensor, Tenso
 
 
 def _greedy(points: Tensor, nearest: Tensor, k: int, table: Tensor | None) -> tuple[Tensor, Tensor]:
-    """nearest [S, n]: squared distance to the nearest seed; table [S, n, n]: squared distances of the points."""
+    """nearest [S, n]: squares of the distances to the nearest seed; table [S, n, n]: of all distances."""
     segment = torch.arange(len(points))
     picked = torch.zeros_like(nearest)  # −∞ where a point has been picked
     picks, radii = [], []
@@ -45,13 +43,13 @@ def _greedy(points: Tensor, nearest: Tensor, k: int, table: Tensor | None) -> tu
     return torch.stack(picks, 1), torch.stack(radii, 1).clamp_(min=0).sqrt_()
 
 
-def projection_foreach(grads: Sequence[Tensor], params: Sequence[Tensor], previous: Sequence[Tensor], lam: float) -> None:
-    """grads += lam·params, then grads −= lam·previous: six passes over memory. Without the penalty's value."""
+def projection_foreach(grads: list[Tensor], params: list[Tensor], previous: list[Tensor], lam: float) -> None:
+    """grads += lam·params, then grads −= lam·previous: six passes over memory, without the penalty."""
     torch._foreach_add_(grads, params, alpha=lam)
     torch._foreach_add_(grads, previous, alpha=-lam)
 
 
-def projection_each(grads: Sequence[Tensor], params: Sequence[Tensor], previous: Sequence[Tensor], lam: float) -> None:
+def projection_each(grads: list[Tensor], params: list[Tensor], previous: list[Tensor], lam: float) -> None:
     """The same one parameter after the other, so that the second addition finds the gradient in the cache."""
     for grad, param, before in zip(grads, params, previous, strict=True):
         grad.add_(param, alpha=lam).add_(before, alpha=-lam)
@@ -70,5 +68,7 @@ def retrieval(embeddings: Tensor, labels: Tensor, most: int, block: int = 1024) 
         relevant = counts[labels[rows]][:, None] - 1
         counted = (hits & (ranks <= relevant)).double()
         precision = counted.cumsum(1) / ranks * counted
-        totals += torch.stack([hits[:, 0].double().sum(), (counted / relevant).sum(), (precision / relevant).sum()])
+        totals += torch.stack(
+            [hits[:, 0].double().sum(), (counted / relevant).sum(), (precision / relevant).sum()]
+        )
     return totals / len(embeddings)

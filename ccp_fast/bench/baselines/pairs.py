@@ -1,8 +1,8 @@
 """The losses in eager PyTorch, by autograd.
 
-Each is a function of the matrix of similarities of unit vectors, s [M, N], and of the columns of each row's class,
-positives [M, P]; that those columns are known by index saves two masks of the size of s. The parameters are those
-of `ccp_fast.functional`, the reduction is the loss's usual one, named in each docstring.
+Each is a function of the matrix of similarities of unit vectors, s [M, N], and of the columns of each row's
+class, positives [M, P]; that those columns are known by index saves two masks of the size of s. Parameters
+are those of `ccp_fast.functional`, the reduction is the loss's usual one, named in each docstring.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def loss_of(pair_loss: PairLoss, anchors: Tensor, references: Tensor | None, lab
 
 
 def positives_of(labels: Tensor, per_class: int | None) -> Tensor:
-    """Columns [M, P] of each row's class: per_class proxies of it, or the others of a batch of equal classes."""
+    """Columns [M, P] of each row's class: its proxies, or its others in a batch of classes of one size."""
     if per_class is not None:
         return labels[:, None] * per_class + torch.arange(per_class, device=labels.device)
     same = (labels[:, None] == labels).fill_diagonal_(False)
@@ -53,7 +53,7 @@ def triplet(s: Tensor, positives: Tensor, margin: float) -> Tensor:
     """Σ (d_ip − d_in + margin)₊, over its terms above zero; one positive after the other."""
     far = _distance(s.gather(1, positives)) + margin
     negative = _distance(s.scatter(1, positives, NEVER))
-    total, count = s.new_zeros(()), 0
+    total, count = s.new_zeros(()), s.new_zeros((), dtype=torch.int64)
     for p in range(positives.shape[1]):
         hinge = relu(far[:, p, None] - negative)
         total = total + hinge.sum()
@@ -82,9 +82,11 @@ def proxy_nca_original(s: Tensor, positives: Tensor, temperature: float) -> Tens
 
 
 def proxy_anchor(s: Tensor, positives: Tensor, alpha: float, margin: float) -> Tensor:
-    """Columns are the rows of this loss: log(1 + Σ_P e^{−α(s−margin)}) over those with positives, + negatives."""
+    """log(1 + Σ_P e^{−α(s−margin)}) over columns with positives + log(1 + Σ_N e^{α(s+margin)}) over all."""
     column = positives[:, 0]  # one proxy a class
-    pulls = s.new_zeros(s.shape[1]).index_add(0, column, torch.exp(alpha * (margin - s.gather(1, positives)[:, 0])))
+    pulls = s.new_zeros(s.shape[1]).index_add(
+        0, column, torch.exp(alpha * (margin - s.gather(1, positives)[:, 0]))
+    )
     push = softplus(torch.logsumexp(alpha * (s.scatter(1, positives, NEVER) + margin), 0))
     return torch.log1p(pulls).sum() / (pulls > 0).sum() + push.mean()
 

@@ -1,8 +1,8 @@
-"""pytorch-metric-learning, set to the same loss: references are the proxies with their labels, cosine similarity or
-the distance of unit vectors, the same reduction.
+"""pytorch-metric-learning, set to the same loss.
 
-Proxy-Anchor's class owns one proxy a class, so it is compared with K = 1 and as many classes as there would be
-proxies; its proxies are set to the references.
+References are the proxies with their labels, similarities and distances those of unit vectors, reductions the
+same. Proxy-Anchor's class owns one proxy a class, so it is compared with K = 1 and as many classes as there
+would be proxies; its proxies are set to the references.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Call = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 def _with_references(criterion: Any, divide_by_rows: bool = False) -> Call:
     def call(anchors: Tensor, references: Tensor | None, labels: Tensor) -> Tensor:
         if references is None:
-            value = criterion(anchors, labels)
+            value: Tensor = criterion(anchors, labels)
         else:
             classes, per_class, _ = references.shape
             ref_labels = torch.arange(classes).repeat_interleave(per_class)
@@ -34,7 +34,9 @@ def contrastive_cosine(neg_margin: float) -> Call:
     from pytorch_metric_learning import distances, losses, reducers
 
     distance, reducer = distances.CosineSimilarity(), reducers.SumReducer()
-    criterion = losses.ContrastiveLoss(pos_margin=1, neg_margin=neg_margin, distance=distance, reducer=reducer)
+    criterion = losses.ContrastiveLoss(
+        pos_margin=1, neg_margin=neg_margin, distance=distance, reducer=reducer
+    )
     return _with_references(criterion, divide_by_rows=True)
 
 
@@ -93,7 +95,11 @@ def retrieval() -> Callable[[Tensor, Tensor], Tensor]:
 
     names = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
     calculator = AccuracyCalculator(
-        include=names, k="max_bin_count", device=torch.device("cpu"), knn_func=CustomKNN(LpDistance()), kmeans_func=lambda *_: None
+        include=names,
+        k="max_bin_count",
+        device=torch.device("cpu"),
+        knn_func=CustomKNN(LpDistance()),
+        kmeans_func=lambda *_: None,
     )
 
     def call(embeddings: Tensor, labels: Tensor) -> Tensor:

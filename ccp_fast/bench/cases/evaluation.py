@@ -57,7 +57,9 @@ def cases(size: Size) -> list[Case]:
             work=work,
             implementations=(
                 Implementation("ccp_fast", "ours", partial(_prepare, _ours)),
-                Implementation("blocks and topk", "eager", partial(_prepare, partial(lists.retrieval, most=most))),
+                Implementation(
+                    "blocks and topk", "eager", partial(_prepare, partial(lists.retrieval, most=most))
+                ),
                 Implementation(
                     "pytorch-metric-learning", "peer", lambda inputs: _prepare(peers.retrieval(), inputs)
                 ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Size, Step, 
 
 FAMILY = "k-center"
 
+KCenter = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
 
 class Shape(NamedTuple):
     """S segments of n points in D dimensions, t seeds and k picks each."""
@@ -25,6 +28,7 @@ class Shape(NamedTuple):
     k: int
 
     def __str__(self) -> str:
+        """As shown."""
         return f"{self.segments:,} x {self.points} x {self.dim}, {self.seeds} seeds, k={self.k}"
 
 
@@ -76,10 +80,12 @@ def cases(size: Size) -> list[Case]:
 
 
 def work(inputs: Inputs) -> Work:
-    """n·(t + k) distances a segment of 3·D FLOPs; points and seeds are read once, indices and radii written."""
+    """n·(t + k) distances a segment, 3·D FLOPs each; points and seeds read, indices and radii written."""
     segments, points, dim = inputs.points.shape
     distances = segments * points * (inputs.seeds.shape[1] + inputs.k)
-    return Work(3.0 * distances * dim, inputs.points.nbytes + inputs.seeds.nbytes + 12.0 * segments * inputs.k)
+    return Work(
+        3.0 * distances * dim, inputs.points.nbytes + inputs.seeds.nbytes + 12.0 * segments * inputs.k
+    )
 
 
 def _ours(inputs: Inputs) -> Step:
@@ -89,8 +95,8 @@ def _ours(inputs: Inputs) -> Step:
     return step
 
 
-def _eager(function: object, inputs: Inputs) -> Step:
+def _eager(function: KCenter, inputs: Inputs) -> Step:
     def step() -> Outputs:
-        return (function(*inputs)[1],)  # type: ignore[operator]
+        return (function(*inputs)[1],)
 
     return step

@@ -1,14 +1,15 @@
 """The fused losses, forward and backward, gradients of embeddings and proxies.
 
-The inputs look like a trained embedding: proxies of a class lie together, classes come in groups of look-alikes, so
-that hinge losses have some active negatives and not all. Norms differ from one, so that normalising is work.
+The inputs look like a trained embedding: proxies of a class lie together, classes come in groups of
+look-alikes, so that hinge losses have a few active negatives; "-all-active" is the other extreme. Norms
+differ from one, so that normalising is work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class Shape:
     per_class: int
 
     def __str__(self) -> str:
+        """As shown."""
         references = f"{self.classes:,} x {self.per_class}" if self.classes else f"{self.anchors}"
         return f"{self.anchors} vs {references}, {self.dim}-D"
 
@@ -63,49 +65,67 @@ SHAPES: dict[Size, dict[str, Shape]] = {"full": _FULL, "quick": _QUICK, "toy": _
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss in all its versions."""
+    """One loss in all its versions, which share the stem as their name in every module of `baselines`."""
 
     name: str
-    ours: Call
-    eager: pairs.PairLoss
-    by_hand: by_hand.Loss
-    peer: Callable[[], Call] | None
+    stem: str
+    options: dict[str, float]
     dense: bool  # every pair has a gradient
     settings: tuple[str, ...] = ("sop", "sop-512", "1e5", "batch")
     one_proxy: bool = False  # K = 1 and as many classes as there would be proxies
 
+    @property
+    def ours(self) -> Call:
+        """The fused one."""
+        return partial(_OURS[self.stem], **self.options)
 
-def _losses() -> list[Loss]:
-    c2 = {"pos_margin": 0.2858, "neg_margin": 0.5130}  # SOP's settings in arXiv 2209.09060
-    widest = {"pos_margin": 0.0, "neg_margin": 2.0}
-    ms = {"alpha": 2.0, "beta": 40.0, "base": 0.5}
-    nca, anchor = {"temperature": 1 / 9}, {"alpha": 32.0, "margin": 0.1}
-    c1 = partial(functional.contrastive, distance="cosine", reduction="anchor_mean", normalize="unit")
-    l2 = partial(functional.contrastive, normalize="unit")
-    triplet = partial(functional.triplet, normalize="unit")
-    sop = ("sop",)
-    return [
-        Loss("c1", partial(c1, neg_margin=0.5), partial(pairs.contrastive_cosine, neg_margin=0.5),
-             by_hand.contrastive_cosine(0.5), partial(peers.contrastive_cosine, 0.5), dense=False),
-        Loss("c2", partial(l2, **c2), partial(pairs.contrastive_l2, **c2), by_hand.contrastive_l2(**c2),
-             partial(peers.contrastive_l2, **c2), dense=False),
-        Loss("c2-all-active", partial(l2, **widest), partial(pairs.contrastive_l2, **widest),
-             by_hand.contrastive_l2(**widest), partial(peers.contrastive_l2, **widest), dense=False, settings=sop),
-        Loss("triplet", partial(triplet, margin=0.0451), partial(pairs.triplet, margin=0.0451),
-             by_hand.triplet(0.0451), partial(peers.triplet, 0.0451), dense=False),
-        Loss("triplet-all-active", partial(triplet, margin=2.0), partial(pairs.triplet, margin=2.0),
-             by_hand.triplet(2.0), partial(peers.triplet, 2.0), dense=False, settings=sop),
-        Loss("multi_similarity", partial(functional.multi_similarity, **ms), partial(pairs.multi_similarity, **ms),
-             by_hand.multi_similarity(**ms), partial(peers.multi_similarity, **ms), dense=True),
-        Loss("proxy_nca", partial(functional.proxy_nca, **nca), partial(pairs.proxy_nca, **nca),
-             by_hand.proxy_nca(**nca), partial(peers.proxy_nca, **nca), dense=True),
-        Loss("proxy_nca-original", partial(functional.proxy_nca, variant="original", **nca),
-             partial(pairs.proxy_nca_original, **nca), by_hand.proxy_nca(**nca, original=True), None, dense=True,
-             settings=sop),
-        Loss("proxy_anchor", partial(functional.proxy_anchor, **anchor), partial(pairs.proxy_anchor, **anchor),
-             by_hand.proxy_anchor(**anchor), partial(peers.proxy_anchor, **anchor), dense=True,
-             settings=("sop", "sop-512", "1e5"), one_proxy=True),
-    ]  # fmt: skip
+    @property
+    def eager(self) -> pairs.PairLoss:
+        """Of similarities."""
+        return partial(getattr(pairs, self.stem), **self.options)
+
+    @property
+    def by_hand(self) -> by_hand.Loss:
+        """Value and gradient."""
+        loss: by_hand.Loss = getattr(by_hand, self.stem)(**self.options)
+        return loss
+
+    @property
+    def has_peer(self) -> bool:
+        """Does pytorch-metric-learning have it?"""
+        return hasattr(peers, self.stem)
+
+    def peer(self) -> Call:
+        """Its class there, ready to be called."""
+        call: Call = getattr(peers, self.stem)(**self.options)
+        return call
+
+
+_OURS: dict[str, Callable[..., Tensor]] = {
+    "contrastive_cosine": partial(
+        functional.contrastive, distance="cosine", reduction="anchor_mean", normalize="unit"
+    ),
+    "contrastive_l2": partial(functional.contrastive, normalize="unit"),
+    "triplet": partial(functional.triplet, normalize="unit"),
+    "multi_similarity": functional.multi_similarity,
+    "proxy_nca": functional.proxy_nca,
+    "proxy_nca_original": partial(functional.proxy_nca, variant="original"),
+    "proxy_anchor": functional.proxy_anchor,
+}
+_SOP = {"pos_margin": 0.2858, "neg_margin": 0.5130}  # C2 in arXiv 2209.09060, as the others' options
+LOSSES = (
+    Loss("c1", "contrastive_cosine", {"neg_margin": 0.5}, dense=False),
+    Loss("c2", "contrastive_l2", _SOP, dense=False),
+    Loss("c2-all-active", "contrastive_l2", {"pos_margin": 0.0, "neg_margin": 2.0}, False, ("sop",)),
+    Loss("triplet", "triplet", {"margin": 0.0451}, dense=False),
+    Loss("triplet-all-active", "triplet", {"margin": 2.0}, False, ("sop",)),
+    Loss("multi_similarity", "multi_similarity", {"alpha": 2.0, "beta": 40.0, "base": 0.5}, dense=True),
+    Loss("proxy_nca", "proxy_nca", {"temperature": 1 / 9}, dense=True),
+    Loss("proxy_nca-original", "proxy_nca_original", {"temperature": 1 / 9}, True, ("sop",)),
+    Loss(
+        "proxy_anchor", "proxy_anchor", {"alpha": 32.0, "margin": 0.1}, True, ("sop", "sop-512", "1e5"), True
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -126,10 +146,12 @@ class Inputs:
         anchors, *references = [leaf.detach().double().requires_grad_() for leaf in self.leaves]
         return Inputs(anchors, references[0] if references else None, self.labels)
 
-    @cached_property
+    @property
     def pairs(self) -> int:
         """M · N."""
-        return len(self.anchors) * (len(self.anchors) if self.references is None else self.references[..., 0].numel())
+        return len(self.anchors) * (
+            len(self.anchors) if self.references is None else self.references[..., 0].numel()
+        )
 
 
 def make_inputs(shape: Shape, seed: int = 0) -> Inputs:
@@ -158,7 +180,7 @@ def make_inputs(shape: Shape, seed: int = 0) -> Inputs:
 
 def cases(size: Size) -> list[Case]:
     """Each loss in each of its settings."""
-    return [_case(loss, setting, SHAPES[size][setting]) for loss in _losses() for setting in loss.settings]
+    return [_case(loss, setting, SHAPES[size][setting]) for loss in LOSSES for setting in loss.settings]
 
 
 def _case(loss: Loss, setting: str, shape: Shape) -> Case:
@@ -170,11 +192,12 @@ def _case(loss: Loss, setting: str, shape: Shape) -> Case:
         setting=setting,
         shape=str(shape),
         inputs=partial(make_inputs, shape),
-        work=lambda inputs: work(inputs, inputs.pairs if loss.dense else active_pairs(loss.eager, inputs)),
+        work=partial(_work, loss),
         implementations=_implementations(loss),
         truth=lambda inputs: _forward_backward(partial(pairs.loss_of, loss.eager), inputs.double())(),
-        aims=(Aim("speed", "peer", 5.0), Aim("memory", "peer", 0.02)) if setting == "sop" and loss.peer else (),
-        note=lambda inputs: "" if loss.dense else _share_active(loss.eager, inputs),
+        aims=(Aim("speed", "peer", 5.0), Aim("memory", "peer", 0.02))
+        if setting == "sop" and loss.has_peer
+        else (),
     )
 
 
@@ -182,12 +205,17 @@ def _implementations(loss: Loss) -> tuple[Implementation, ...]:
     versions = [
         Implementation("ccp_fast", "ours", partial(_forward_backward, loss.ours)),
         Implementation("eager", "eager", partial(_forward_backward, partial(pairs.loss_of, loss.eager))),
-        Implementation("eager by hand", "eager", partial(_forward_backward, partial(by_hand.loss_of, loss.by_hand))),
+        Implementation(
+            "eager by hand", "eager", partial(_forward_backward, partial(by_hand.loss_of, loss.by_hand))
+        ),
         Implementation("torch.compile", "compiled", partial(_compiled, loss.eager)),
     ]
-    if loss.peer is not None:
-        peer = loss.peer
-        versions.append(Implementation("pytorch-metric-learning", "peer", lambda inputs: _forward_backward(peer(), inputs)))
+    if loss.has_peer:
+        versions.append(
+            Implementation(
+                "pytorch-metric-learning", "peer", lambda inputs: _forward_backward(loss.peer(), inputs)
+            )
+        )
     return tuple(versions)
 
 
@@ -203,6 +231,13 @@ def _compiled(pair_loss: pairs.PairLoss, inputs: Inputs) -> Step:
     torch._dynamo.reset()
     call: Any = torch.compile(partial(pairs.loss_of, pair_loss), dynamic=False)
     return _forward_backward(call, inputs)
+
+
+def _work(loss: Loss, inputs: Inputs) -> Work:
+    if loss.dense:
+        return work(inputs, inputs.pairs)
+    active = active_pairs(loss.eager, inputs)
+    return work(inputs, active)._replace(note=f"{active / inputs.pairs:.2%} of the pairs active")
 
 
 def work(inputs: Inputs, active: int) -> Work:
@@ -227,7 +262,3 @@ def active_pairs(pair_loss: pairs.PairLoss, inputs: Inputs) -> int:
     per_class = None if inputs.references is None else inputs.references.shape[1]
     (gradient,) = torch.autograd.grad(pair_loss(s, pairs.positives_of(inputs.labels, per_class)), s)
     return int(gradient.count_nonzero())
-
-
-def _share_active(pair_loss: pairs.PairLoss, inputs: Inputs) -> str:
-    return f"{active_pairs(pair_loss, inputs) / inputs.pairs:.2%} of the pairs active"

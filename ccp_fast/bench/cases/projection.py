@@ -12,6 +12,7 @@ from torch import Tensor
 from ccp_fast import functional
 from ccp_fast.bench.baselines import lists
 from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Size, Step, Work
+from ccp_fast.bench.ceilings import copies
 
 FAMILY = "projection"
 LAMBDA = 2e-4
@@ -48,7 +49,7 @@ def make_inputs(shapes: list[tuple[int, ...]], seed: int = 0) -> Inputs:
 
 
 def cases(size: Size) -> list[Case]:
-    """One list of parameters; the copy moves as many bytes as the floor says."""
+    """One list of parameters, beside copies of as many bytes as the floor says."""
     everything = resnet50_shapes()
     shapes = {"full": everything, "quick": everything[-30:], "toy": everything[:12]}[size]
     numbers = sum(torch.Size(shape).numel() for shape in shapes)
@@ -64,7 +65,8 @@ def cases(size: Size) -> list[Case]:
                 Implementation("ccp_fast", "ours", partial(_prepare, _ours)),
                 Implementation("two _foreach_add_", "eager", partial(_prepare, lists.projection_foreach)),
                 Implementation("add_ one by one", "eager", partial(_prepare, lists.projection_each)),
-                Implementation("copy of as many bytes", "copy", _copy),
+                Implementation("copy by Tensor.copy_", "copy", partial(_copy, "Tensor.copy_")),
+                Implementation("copy by memcpy", "copy", partial(_copy, "memcpy")),
             ),
             truth=_truth,
             aims=(Aim("rate", "copy", 0.9),),
@@ -94,14 +96,14 @@ def _prepare(projection: Projection, inputs: Inputs) -> Step:
     return step
 
 
-def _copy(inputs: Inputs) -> Step:
-    """Two reads and two writes of all numbers, as two copies of one large array."""
+def _copy(how: str, inputs: Inputs) -> Step:
+    """As many bytes as the floor says: all numbers read twice and written twice."""
     numbers = sum(param.numel() for param in inputs.params)
-    source, target = torch.ones(numbers), torch.zeros(numbers)
+    copy = copies(numbers, torch.get_num_threads())[how]
 
     def step() -> Outputs:
-        target.copy_(source)
-        target.copy_(source)
+        copy()
+        copy()
         return ()
 
     return step

@@ -60,7 +60,7 @@ def _lines(experiment: Experiment, key: str, digits: int, *, lower_is_better: bo
 def _dots(experiment: Experiment) -> Markup:
     """A dot per seed, a bar at the mean."""
     table = experiment.table()
-    with drawing("dots", width=max(5.4, 2.7 * len(table)), height=3.4, panels=len(table)) as d:
+    with drawing("dots", width=max(9.0, 3.0 * len(table)), height=3.4, panels=len(table)) as d:
         for ax, (loss, by_column) in zip(d.axes, table.items(), strict=True):
             for x, (values, colour) in enumerate(zip(by_column.values(), _COLOURS, strict=False)):
                 if values:
@@ -79,7 +79,7 @@ def _dots(experiment: Experiment) -> Markup:
                 range(len(titles)), titles, rotation=35, ha="right", rotation_mode="anchor", fontsize=8
             )
             ax.set_xlim(-0.6, len(titles) - 0.4)
-            ax.set_title(PRESETS[loss].title)
+            ax.set_title(PRESETS[loss].title.partition(" (")[0])
             ax.grid(visible=False, axis="x")
     return d.markup
 

@@ -45,4 +45,16 @@ def _plane(vectors: Tensor, seed: int) -> Tensor:
     tsne = TSNE(perplexity=min(8, len(vectors) - 1), init="pca", random_state=seed)
     points = torch.from_numpy(tsne.fit_transform(vectors.numpy()))
     low, high = points.amin(0), points.amax(0)
-    return (points - low) / (high - low).clamp(min=1e-9) * torch.tensor([WIDTH - GLYPH, HEIGHT - GLYPH])
+    room = torch.tensor([WIDTH - GLYPH, HEIGHT - GLYPH])
+    return _apart((points - low) / (high - low).clamp(min=1e-9) * room, room)
+
+
+def _apart(points: Tensor, room: Tensor, rounds: int = 100) -> Tensor:
+    """Push images that cover each other apart, so that they can be read; a cluster stays where it is."""
+    least = 0.75 * GLYPH
+    for _ in range(rounds):
+        between = points[:, None] - points  # [n, n, 2]
+        distance = between.norm(dim=2, keepdim=True).clamp(min=1e-6)
+        overlap = (least - distance).clamp(min=0)
+        points = (points + 0.25 * (overlap * between / distance).sum(1)).clamp(min=0).minimum(room)
+    return points

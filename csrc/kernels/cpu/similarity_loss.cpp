@@ -391,21 +391,9 @@ class Driver {
     const int64_t count =
         gradient_coefficients(visit, info, positives, rows ? rows.along(visit.row_slot) : nullptr,
                               columns ? columns.along(visit.column_slot) : nullptr, touched);
-    const int64_t vectors = sweep_.stride() / L;
-    const Panel<T>& r = visit.rows.panel;
-    const Panel<T>& c = visit.columns;
     if (columns)
-      multiply<T>(
-          count, vectors, visit.rows.count, true,
-          [&](int64_t p, int64_t k) { return visit.x[touched[p] * kTileRows + k]; },
-          [&](int64_t k) { return r.values + k * r.stride; },
-          [&](int64_t p) { return columns.values(visit.column_slot, touched[p]); });
-    if (rows)
-      multiply<T>(
-          visit.rows.count, vectors, count, true,
-          [&](int64_t p, int64_t k) { return visit.x[touched[k] * kTileRows + p]; },
-          [&](int64_t k) { return c.values + touched[k] * c.stride; },
-          [&](int64_t p) { return rows.values(visit.row_slot, p); });
+      add_rows_to_columns(visit.x, visit.rows, touched, count, columns.values(visit.column_slot, 0), sweep_.stride());
+    if (rows) add_columns_to_rows(visit.x, visit.columns, touched, count, rows.values(visit.row_slot, 0), visit.rows.count);
   }
 
   const SimilarityProblem& p_;

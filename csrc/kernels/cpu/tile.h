@@ -133,5 +133,26 @@ inline void compute_tile(Metric metric, const RowBlock<T>& rows, const Panel<T>&
   }
 }
 
+// out[j] += Σ_i g_ij · row i, for the columns j = touched[0..count).
+template <class T>
+inline void add_rows_to_columns(const T* g, const RowBlock<T>& rows, const int64_t* touched, int64_t count, T* out,
+                                int64_t stride) {
+  multiply<T>(
+      count, stride / kLanes<T>, rows.count, true,
+      [&](int64_t p, int64_t i) { return g[touched[p] * kTileRows + i]; },
+      [&](int64_t i) { return rows.panel.values + i * stride; }, [&](int64_t p) { return out + touched[p] * stride; });
+}
+
+// out[i] += Σ_j g_ij · column j, over the columns j = touched[0..count).
+template <class T>
+inline void add_columns_to_rows(const T* g, const Panel<T>& columns, const int64_t* touched, int64_t count, T* out,
+                                int64_t rows) {
+  multiply<T>(
+      rows, columns.stride / kLanes<T>, count, true,
+      [&](int64_t p, int64_t k) { return g[touched[k] * kTileRows + p]; },
+      [&](int64_t k) { return columns.values + touched[k] * columns.stride; },
+      [&](int64_t p) { return out + p * columns.stride; });
+}
+
 }  // namespace CCP_CAPABILITY
 }  // namespace ccp

@@ -34,7 +34,8 @@ class CpuProblem {
     problem.normalize = find_normalize(normalize);
     problem.exclude_diagonal = exclude_self;
     problem.use_double = samples.dtype == Dtype::kFloat64 || others.dtype == Dtype::kFloat64;
-    problem.parallel_for = torch_parallel_for();
+    problem.parallel_for =
+        parallel_for_work(double(shapes_.samples) * double(shapes_.references) * double(shapes_.dim));
 
     const Tensor own = torch::stable::contiguous(labels);
     if (shapes_.proxies_per_class > 0)

@@ -1,0 +1,105 @@
+"""Options of `ccp-bench`. A new device is a new subcommand over the same runner and report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from ccp_fast.bench import ceilings, machine, report, results
+from ccp_fast.bench.case import Size
+from ccp_fast.bench.cases import all_cases, select
+from ccp_fast.bench.results import Row
+from ccp_fast.bench.runner import Options, measure
+
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+WRONG_INPUT = 2
+INTERRUPTED = 130
+
+
+@app.callback()
+def _bench() -> None:
+    """Microbenchmarks beside the floor of bytes and FLOPs, the best eager PyTorch and other libraries."""
+
+
+@app.command()
+def cpu(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small shapes, in under a minute; no figures to quote.")
+    ] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="WORDS", help="Families, cases or settings, such as losses or c2,k-center."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch and the operators.")] = 2,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Of timing per case (3, with --quick 0.3); three rounds at least."),
+    ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="torch.compile as well: 10 to 60 s more for each case.")
+    ] = False,
+    no_memory: Annotated[bool, typer.Option("--no-memory", help="Leave out peak memory.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the rows as JSON.")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Show the change since an older --out.")
+    ] = None,
+) -> None:
+    """Every operator on the CPU: time, peak extra memory and error, beside its competitors."""
+    size: Size = "quick" if quick else "full"
+    try:
+        cases = select(all_cases(size), only)
+        before = results.read_rows(compare) if compare else None
+        if out is not None and not out.parent.is_dir():
+            raise ValueError(f"--out: expected a file in a folder that exists, got {out}")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(WRONG_INPUT) from None
+
+    torch.set_num_threads(threads)
+    seconds = seconds if seconds is not None else (0.3 if quick else 3.0)
+    options = Options(size, seconds, threads, compile_, memory=not no_memory)
+    facts, load, screen = machine.facts(threads), machine.Load.now(), report.console()
+    screen.print(
+        f"{facts['device']}, {facts['cores']} cores, {facts['instructions']}; {threads} threads; "
+        f"torch {torch.__version__}; commit {facts['commit']}; load average {load.at_start}",
+        highlight=False,
+    )
+    with load.watched():
+        top = ceilings.measure(threads, megabytes=20 if quick else 100)
+    report.show_ceilings(screen, top)
+    report.show_load(screen, load)
+    rows, finished = [], False
+    try:
+        for i, case in enumerate(cases, 1):
+            with screen.status(f"{i}/{len(cases)} {' '.join(case.key)}"):
+                rows.append(measure(case, options, top, load))
+        finished = True
+    except KeyboardInterrupt:
+        screen.print("interrupted: what follows is what was finished")
+    _show(screen, rows, load)
+    if before is not None:
+        devices = ", ".join(sorted({row["device"] for row in before}))
+        report.show_changes(screen, results.compare(rows, threads, before), facts["device"], devices)
+    if out is not None:
+        run = {
+            "size": size,
+            "seconds": seconds,
+            "ceilings": vars(top),
+            "load": {"at_start": load.at_start, "others": load.share},
+        }
+        out.write_text(results.to_json(rows, facts, run), encoding="utf-8")
+        screen.print(f"{len(rows)} rows in {out}", highlight=False)
+    if not finished:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show(screen: Console, rows: list[Row], load: machine.Load) -> None:
+    report.show_rows(screen, rows)
+    report.show_aims(screen, rows)
+    report.show_load(screen, load)
