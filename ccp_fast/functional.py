@@ -1,15 +1,15 @@
 """The fused losses as functions: import one into your own trainer.
 
-Every loss compares M anchors (samples) with N references and reduces over all M·N pairs without ever storing them: extra
-memory is O(M + N). Arguments that all of them share:
+Every loss compares M anchors (samples) with N references and reduces over all M·N pairs without ever storing them:
+extra memory is O(M + N). Arguments that all of them share:
 
-anchors            [M, D] float32, float64, bfloat16 or float16. Sums are kept in float32 (float64 if either side is)
+anchors            [M, D] float32, float64, bfloat16 or float16; sums are in float32 (float64 if a side is)
 references         None: the anchors themselves, each paired with all others but not with itself;
                    [N, D] with reference_labels: a memory, a second batch;
                    [C, K, D]: K proxies of each of C classes, class c owning references[c]
 labels             [M] int64; in [0, C) where the references are proxies
 reference_labels   [N] int64, with references of shape [N, D] only
-normalize          "unit" v/‖v‖ (zero vectors stay zero), "ball" v/max(1, ‖v‖), None; applied to both sides inside the op
+normalize          "unit" v/‖v‖ (zero vectors stay zero), "ball" v/max(1, ‖v‖), None; of both sides, inside the op
 reduction          "none": one value per row; "sum"; "anchor_mean": sum / rows; "mean" and "active_mean": see each loss
 anchor             "sample": the anchors are the rows of the loss; "proxy": the references are the rows and the anchors
                    their columns
@@ -17,12 +17,12 @@ anchor             "sample": the anchors are the rows of the loss; "proxy": the 
 Notation: i a row, j a column; P_i the columns of i's class (without i itself), N_i the others; s_ij the dot product and
 d_ij = ‖a_i − r_j‖ the distance of the normalised vectors. A distance of zero has the gradient zero.
 
-Losses and gradients are deterministic: the same bits for any number of threads. Both sides may have different dtypes, and
-each gradient has its own side's, so autocast never touches a parameter. `create_graph=True` works, through the dense
-`ccp_fast.reference`.
+Losses and gradients are deterministic: the same bits for any number of threads. Both sides may have different dtypes,
+and each gradient has its own side's, so autocast never touches a parameter. `create_graph=True` works, through the
+dense `ccp_fast.reference`.
 
-All raise ValueError naming the argument for a wrong shape, dtype, device or option, and RuntimeError for labels that are
-out of range (that needs the values).
+All raise ValueError naming the argument for a wrong shape, dtype, device or option, and RuntimeError for labels out of
+range (that needs the values).
 """
 
 from __future__ import annotations

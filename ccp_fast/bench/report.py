@@ -34,13 +34,22 @@ def show_rows(out: Console, rows: Sequence[Row]) -> None:
     """Two tables, times, then memory and errors, a section for each family; then who could not run."""
     times = _table(
         "Milliseconds; in brackets the time over that of ccp_fast. PML: pytorch-metric-learning",
-        ("case", "setting", "shape"),
-        ("ccp_fast p20 / p50 / p80", "best eager p50", "compiled p50", "PML p50", "floor", "of floor"),
+        ("case",),
+        ("ccp_fast\np20 / p50 / p80", "best eager\np50", "compiled\np50", "PML\np50", "floor", "floor/\np50"),
     )
     memory = _table(
         "Peak memory beyond inputs and results, MB; error of value / gradient against float64",
-        ("case", "setting"),
-        ("ccp_fast", "best eager", "compiled", "PML", "of PML", "error ccp_fast", "best eager", "PML"),
+        ("case",),
+        (
+            "ccp_fast",
+            "best eager",
+            "compiled",
+            "PML",
+            "ccp_fast\n/PML",
+            "error\nccp_fast",
+            "error\neager",
+            "error\nPML",
+        ),
     )
     for family in dict.fromkeys(row.family for row in rows):
         for row in rows:
@@ -67,12 +76,10 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
 def _times(row: Row) -> list[str]:
     ours = row.ours
     return [
-        row.name,
-        row.setting,
-        row.shape + (f"\n{row.note}" if row.note else ""),
+        "\n".join(filter(None, (f"{row.name}, {row.setting}", f" {row.shape}", row.note and f" {row.note}"))),
         " / ".join(_ms(t) for t in (ours.p20_ms, ours.p50_ms, ours.p80_ms)),
         *(_beside(row.best(role)) for role in ("eager", "compiled", "peer")),
-        f"{_ms(row.floor_ms)} {row.floor_from}",
+        f"{_ms(row.floor_ms)}\n{row.floor_from}",
         f"{row.share_of_floor:.0%}",
     ]
 
@@ -83,7 +90,7 @@ def _memory_and_errors(row: Row) -> list[str]:
     if peer and peer.extra_bytes and row.ours.extra_bytes is not None:
         share = f"{row.ours.extra_bytes / peer.extra_bytes:.1%}"
     memory = [_mb(m) for m in (row.ours, eager, compiled, peer)]
-    return [row.name, row.setting, *memory, share, *(_error(m) for m in (row.ours, eager, peer))]
+    return [f"{row.name}, {row.setting}", *memory, share, *(_error(m) for m in (row.ours, eager, peer))]
 
 
 def show_aims(out: Console, rows: Iterable[Row]) -> None:

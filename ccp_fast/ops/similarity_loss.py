@@ -1,7 +1,7 @@
 """`ccp_fast::similarity_loss`: the fused loss over all pairs, its fakes and its derivatives.
 
-The first derivative is fused as well. The second (`create_graph=True`) goes through the dense `ccp_fast.reference`, which
-builds the matrix of pairs: slow and large, but right.
+The first derivative is fused as well. The second (`create_graph=True`) goes through the dense `ccp_fast.reference`,
+which builds the matrix of pairs: slow and large, but right.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _differentiate_twice(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_loss, anchors, references, labels, reference_labels = ctx.saved_tensors
-    proxy_rows, exclude_self = ctx.options[4:6]
+    exclude_self = ctx.options[-1]
     with torch.enable_grad():
         grad_loss = grad_loss.detach().requires_grad_()
         anchors = anchors.detach().requires_grad_()
@@ -164,10 +164,11 @@ def _differentiate_twice(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor
         inputs = (anchors,) if exclude_self else (anchors, references)
         first = torch.autograd.grad(value, inputs, grad_loss, create_graph=True)
         weighted = [(g * w).sum() for g, w in zip(first, grad_outputs, strict=False) if w is not None]
-    if not weighted:
-        return (None,) * 16
+        if not weighted:
+            return (None,) * 16
+        product = torch.stack(weighted).sum()
     second = torch.autograd.grad(
-        torch.stack(weighted).sum(),
+        product,
         (grad_loss, *inputs),
         allow_unused=True,
         create_graph=torch.is_grad_enabled(),

@@ -17,9 +17,9 @@ def projection_grad_(
 ) -> Tensor:
     """grads[i] += lam·(params[i] − previous[i]) in place; returns 0.5·lam·Σ‖params[i] − previous[i]‖².
 
-    `grads` defaults to the `.grad` of the parameters. Where a gradient is None the parameter takes no part,
-    neither in the gradients nor in the penalty. The penalty is a scalar tensor on the device of the first
-    parameter, float64 if a parameter is, float32 otherwise. Raises ValueError for lists of different lengths
+    `grads` defaults to the `.grad` of the parameters. A gradient that is None is skipped; its parameter counts in
+    the penalty all the same. The penalty is a scalar tensor on the device of the first parameter, float64 if a
+    parameter is, float32 otherwise. Raises ValueError for lists of different lengths
     or tensors of different shapes.
     """
     if grads is None:
@@ -34,11 +34,11 @@ def projection_grad_(
     for i, (param, before, grad) in enumerate(zip(params, previous, grads, strict=True)):
         if before.shape != param.shape:
             raise ValueError(f"previous[{i}]: expected shape {list(param.shape)}, got {list(before.shape)}")
+        step = param.to(wide) - before.to(wide)
+        penalty += step.square().sum().to(penalty.device)
         if grad is None:
             continue
         if grad.shape != param.shape:
             raise ValueError(f"grads[{i}]: expected shape {list(param.shape)}, got {list(grad.shape)}")
-        step = param.to(wide) - before.to(wide)
         grad += (lam * step).to(grad.dtype)
-        penalty += step.square().sum().to(penalty.device)
     return 0.5 * lam * penalty

@@ -65,7 +65,7 @@ class Negatives:
 class Problem:
     """One call: lengths, unit anchors, positives; unit references are a copy that hinge losses do without."""
 
-    def __init__(self, anchors: Tensor, references: Tensor | None, labels: Tensor) -> None:  # noqa: D107
+    def __init__(self, anchors: Tensor, references: Tensor | None, labels: Tensor) -> None:
         self.length_a = torch.linalg.vector_norm(anchors, dim=1)  # [M]
         self.a = anchors / self.length_a[:, None]  # [M, D]
         self.within_batch = references is None
