@@ -45,7 +45,10 @@ def cpu(
         bool, typer.Option("--compile", help="torch.compile as well: 10 to 60 s more for each case.")
     ] = False,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Leave out peak memory.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the rows as JSON.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Keep the rows as JSON; in a folder under a name of their own."),
+    ] = None,
     compare: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Show the change since an older --out.")
     ] = None,
@@ -56,7 +59,7 @@ def cpu(
         cases = select(all_cases(size), only)
         before = results.read_rows(compare) if compare else None
         if out is not None and not out.parent.is_dir():
-            raise ValueError(f"--out: expected a file in a folder that exists, got {out}")
+            raise ValueError(f"--out: expected a folder that exists, or a file in one, got {out}")
     except ValueError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(WRONG_INPUT) from None
@@ -87,14 +90,11 @@ def cpu(
         devices = ", ".join(sorted({row["device"] for row in before}))
         report.show_changes(screen, results.compare(rows, threads, before), facts["device"], devices)
     if out is not None:
-        run = {
-            "size": size,
-            "seconds": seconds,
-            "ceilings": vars(top),
-            "load": {"at_start": load.at_start, "others": load.share},
-        }
-        out.write_text(results.to_json(rows, facts, run), encoding="utf-8")
-        screen.print(f"{len(rows)} rows in {out}", highlight=False)
+        target = out / results.file_name("cpu", facts) if out.is_dir() else out
+        watched = {"at_start": load.at_start, "others": load.share}
+        run = {"size": size, "seconds": seconds, "ceilings": vars(top), "load": watched}
+        target.write_text(results.to_json(rows, facts, run), encoding="utf-8")
+        screen.print(f"{len(rows)} rows in {target}", highlight=False)
     if not finished:
         raise typer.Exit(INTERRUPTED)
 

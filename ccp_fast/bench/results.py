@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -86,6 +87,12 @@ def to_json(rows: Iterable[Row], facts: Mapping[str, Any], run: Mapping[str, Any
         json.dumps({"format": FORMAT, **run, "rows": [{**asdict(row), **facts} for row in rows]}, indent=1)
         + "\n"
     )
+
+
+def file_name(kind: str, facts: Mapping[str, Any]) -> str:
+    """Such as cpu_amd-epyc_2025-01-31.json."""
+    device = re.sub(r"[^a-z0-9]+", "-", str(facts["device"]).lower()).strip("-")
+    return f"{kind}_{device}_{str(facts['date'])[:10]}.json"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

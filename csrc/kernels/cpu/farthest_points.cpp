@@ -17,6 +17,7 @@ constexpr int kSumLanes = 16;  // fixed by the header; a vector register holds 2
 constexpr int kBlock = 4;      // points measured against a centre at a time: enough independent sums to hide latency
 constexpr int64_t kSmallSegment = 1 << 17;  // elements of points and seeds: half a core's L2 cache in float
 constexpr int64_t kChunkElements = 1 << 16;
+constexpr int64_t kPrefetchBytes = 1 << 12;  // how far ahead of the arithmetic
 constexpr int64_t kTasks = 256;  // groups of small segments; more than the threads of any machine in use
 
 CCP_HD int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -132,12 +133,21 @@ struct Vectors {
   void multiply(T* v, T factor) const {
     for (int64_t d = 0; d < stride; d += kLanes<T>) store(v + d, load(v + d) * factor);
   }
+
+  int64_t row_bytes() const { return dim * dtype_bytes(dtype); }
+  uintptr_t address(int64_t i) const { return reinterpret_cast<uintptr_t>(data) + uintptr_t((first + i) * row_bytes()); }
 };
 
 template <class T>
 Vectors<T> segment_of(const RaggedVectors& side, int64_t s, int64_t dim) {
   const int64_t begin = side.offsets[s];
   return {side.data, side.dtype, begin, side.offsets[s + 1] - begin, dim, round_up(dim, kSumLanes), nullptr};
+}
+
+// Hardware prefetchers do not follow rows as short as these, and loads alone leave the core waiting: without this the
+// streams below run at a third of memory's bandwidth.
+inline void prefetch(uintptr_t begin, int64_t bytes) {
+  for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const void*>(begin + uintptr_t(b)));
 }
 
 // NaN where the vector has no finite norm.
@@ -291,6 +301,25 @@ int64_t scratch_of(int64_t points, int64_t seeds, int64_t dim) {
   return (points + seeds) * round_up(dim, kSumLanes) + round_up(points, kSumLanes);
 }
 
+// Brings the next segment into cache while this one is worked on, some lines with every block: all at once they would
+// fill the core's miss buffers and stall it.
+struct NextSegment {
+  uintptr_t begin = 0;
+  int64_t left = 0;
+  int64_t step = 0;
+
+  template <class T>
+  NextSegment(const Vectors<T>& next, int64_t blocks)
+      : begin(next.address(0)), left(min(next.count * next.row_bytes(), 1 << 14)), step(round_up(left / max(blocks, 1) + 1, 64)) {}
+
+  void advance() {
+    const int64_t bytes = min(step, left);
+    prefetch(begin, bytes);
+    begin += uintptr_t(bytes);
+    left -= bytes;
+  }
+};
+
 template <class T>
 void select_small(const FarthestPointsProblem& problem, int64_t s, T* scratch, BadRow* bad_point, BadRow* bad_seed) {
   Segment<T> segment{segment_of<T>(problem.points, s, problem.dim), 0, 0, scratch, nullptr, bad_point, bad_seed};
@@ -307,12 +336,18 @@ void select_small(const FarthestPointsProblem& problem, int64_t s, T* scratch, B
   T* rank = segment.seeds == 0 ? segment.nearest : nullptr;
   const T* points = stage<T>(segment.points, problem.normalize, staged, rank, bad_point);
 
+  const int64_t after = min(s + 1, problem.segments - 1);
+  const int64_t blocks = (n + kBlock - 1) / kBlock * (segment.seeds + min(problem.k, n));
+  NextSegment next_points(segment_of<T>(problem.points, after, problem.dim), blocks);
+  NextSegment next_seeds(segment_of<T>(problem.seeds ? *problem.seeds : problem.points, after, problem.dim), blocks);
   const auto approach = [&](const T* centre, int64_t id) {
     for (int64_t i = 0; i < n; i += kBlock) {
       Block<T> block;
       block.size = int(min(kBlock, n - i));
       for (int r = 0; r < block.size; ++r) block.rows[r] = points + (i + r) * stride, block.ids[r] = i + r;
       segment.approach(block, centre, id);
+      next_points.advance();
+      next_seeds.advance();
     }
   };
   if (segment.seeds > 0) {
@@ -351,7 +386,7 @@ void select_large(const FarthestPointsProblem& problem, int64_t s, BadRow* bad_p
   Vectors<T> points = segment_of<T>(problem.points, s, problem.dim);
   const int64_t n = points.count;
   const int64_t stride = points.stride;
-  const int64_t chunk = max(kBlock, kChunkElements / stride);
+  const int64_t chunk = max(kBlock, kChunkElements / stride);  // at most kChunkElements / kSumLanes
   const int64_t chunks = (n + chunk - 1) / chunk;
   Vectors<T> seeds{};
   if (problem.seeds) seeds = segment_of<T>(*problem.seeds, s, problem.dim);
@@ -362,6 +397,8 @@ void select_large(const FarthestPointsProblem& problem, int64_t s, BadRow* bad_p
   Buffer<T> safe(seeds.count + min(problem.k, n));  // per centre: points nearer than this cannot change
   Buffer<T> rows(points.in_place() && problem.normalize == Normalize::kNone ? 0 : chunks * kBlock * stride);
   Buffer<Farthest<T>> best(chunks);
+  const int64_t row_bytes = points.row_bytes();
+  const int64_t ahead = max(1, kPrefetchBytes / row_bytes);  // in rows
   const auto row_buffer = [&](int64_t c) { return static_cast<T*>(rows) + c * kBlock * stride; };
   const auto for_each_chunk = [&](const auto& body) {
     problem.parallel_for(chunks, [&](int64_t c) { body(c, c * chunk, min(n, (c + 1) * chunk)); });
@@ -371,6 +408,7 @@ void select_large(const FarthestPointsProblem& problem, int64_t s, BadRow* bad_p
     T* scale_of = problem.normalize == Normalize::kNone ? nullptr : static_cast<T*>(scales);
     for_each_chunk([&](int64_t c, int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
+        prefetch(points.address(i + ahead), row_bytes);
         const T* v = points.row(i, row_buffer(c));
         const T squares = squared_norm(v, stride);
         const T scale = scale_of ? normalizing_scale(problem.normalize, v, squares, points.dim) : T(1);
@@ -388,18 +426,22 @@ void select_large(const FarthestPointsProblem& problem, int64_t s, BadRow* bad_p
 
   // Measures the points of a chunk that `keep` names against centres [first, last); each point is read once for all.
   const auto approach = [&](int64_t c, int64_t begin, int64_t end, int64_t first, int64_t last, const auto& keep) {
-    Block<T> block;
-    const auto flush = [&] {
-      for (int64_t centre = first; centre < last; ++centre) segment.approach(block, centres + centre * stride, centre);
-      block.size = 0;
-    };
+    int32_t kept[kChunkElements / kSumLanes];  // relative to begin
+    int64_t count = 0;
     for (int64_t i = begin; i < end; ++i) {
-      if (!keep(i)) continue;
-      block.ids[block.size] = i;
-      block.rows[block.size] = points.row(i, row_buffer(c) + block.size * stride);
-      if (++block.size == kBlock) flush();
+      kept[count] = int32_t(i - begin);
+      count += keep(i);
     }
-    flush();
+    for (int64_t j = 0; j < count; j += kBlock) {
+      Block<T> block;
+      block.size = int(min(kBlock, count - j));
+      for (int r = 0; r < block.size; ++r) {
+        if (j + r + ahead < count) prefetch(points.address(begin + kept[j + r + ahead]), row_bytes);
+        block.ids[r] = begin + kept[j + r];
+        block.rows[r] = points.row(block.ids[r], row_buffer(c) + r * stride);
+      }
+      for (int64_t centre = first; centre < last; ++centre) segment.approach(block, centres + centre * stride, centre);
+    }
     best[c] = segment.farthest(begin, end);
   };
   const auto look_at_chunks = [&] {
