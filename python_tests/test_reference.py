@@ -258,7 +258,7 @@ def test_bad_arguments(arguments: tuple[Any, ...], options: dict[str, Any], mess
         reference.contrastive(*arguments, **options)
 
 
-def test_proxies_as_anchors_take_samples_of_other_classes() -> None:
-    """A sample without a proxy is a negative of every proxy."""
-    value = reference.proxy_anchor(EMB + 1, PROXIES + 1, LABELS + 1)
-    assert value.isfinite()
+def test_samples_need_a_class_among_the_proxies() -> None:
+    """Where proxies are the anchors as well; labelled references take any labels."""
+    with pytest.raises(ValueError, match=r"labels: expected values in \[0, 3\) for 3 classes, got 3"):
+        reference.proxy_anchor(EMB + 1, PROXIES + 1, LABELS + 1)

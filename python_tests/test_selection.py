@@ -107,6 +107,13 @@ def test_large_segments_equal_reference(seeds: int, dtype: torch.dtype) -> None:
     assert_same(farthest_points(points, 20, **options), reference.farthest_points(points, 20, **options))
 
 
+def test_copies_in_a_large_segment_are_picked_once_each() -> None:
+    points = torch.zeros(9000, 20)
+    points[[70, 8000]] = 1
+    picks = farthest_points(points, 6, seeds=points[:1]).indices
+    assert picks.tolist() == [[70, 0, 1, 2, 3, 4]]
+
+
 def test_more_picks_than_points_in_a_large_segment() -> None:
     points = normal(129, 1024)
     for short in ("repeat", "pad"):

@@ -39,7 +39,7 @@ def cpu(
     threads: Annotated[int, typer.Option(min=1, help="Of torch and the operators.")] = 2,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Of timing per case (3, with --quick 0.3); three rounds at least."),
+        typer.Option(min=0.0, help="Of timing per case (2, with --quick 0.2); three rounds at least."),
     ] = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="torch.compile as well: 10 to 60 s more for each case.")
@@ -65,7 +65,7 @@ def cpu(
         raise typer.Exit(WRONG_INPUT) from None
 
     torch.set_num_threads(threads)
-    seconds = seconds if seconds is not None else (0.3 if quick else 3.0)
+    seconds = seconds if seconds is not None else (0.2 if quick else 2.0)
     options = Options(size, seconds, threads, compile_, memory=not no_memory)
     facts, load, screen = machine.facts(threads), machine.Load.now(), report.console()
     screen.print(
@@ -82,6 +82,7 @@ def cpu(
         for i, case in enumerate(cases, 1):
             with screen.status(f"{i}/{len(cases)} {' '.join(case.key)}"):
                 rows.append(measure(case, options, top, load))
+            report.show_progress(screen, rows[-1], i, len(cases))
         finished = True
     except KeyboardInterrupt:
         screen.print("interrupted: what follows is what was finished")

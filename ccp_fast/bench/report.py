@@ -8,11 +8,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ccp_fast.bench.case import Role
 from ccp_fast.bench.ceilings import Ceilings
 from ccp_fast.bench.machine import Load
 from ccp_fast.bench.results import Change, Measured, Row
 
 WIDTH = 140  # of tables that go to a file or a narrow terminal
+
+
+_RIVALS: tuple[tuple[str, Role], ...] = (("best eager", "eager"), ("PML", "peer"))
 
 
 def console() -> Console:
@@ -28,6 +32,13 @@ def show_ceilings(out: Console, ceilings: Ceilings) -> None:
         f"{ceilings.flops_per_second / 1e9:.0f} GFLOP/s float32 ({ceilings.flops_how})",
         highlight=False,
     )
+
+
+def show_progress(out: Console, row: Row, done: int, of: int) -> None:
+    """One line when a case is finished."""
+    rivals = ((name, row.best(role)) for name, role in _RIVALS)
+    beside = "".join(f", {name} {rival.ratio:.1f}x" for name, rival in rivals if rival)
+    out.print(f"{done}/{of} {row.name}, {row.setting}: {_ms(row.ours.p50_ms)} ms{beside}", highlight=False)
 
 
 def show_rows(out: Console, rows: Sequence[Row]) -> None:

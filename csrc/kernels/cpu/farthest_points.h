@@ -27,7 +27,7 @@ namespace ccp {
 
 // Vectors cut into segments: segment s is the rows offsets[s] .. offsets[s + 1] - 1.
 struct RaggedVectors {
-  const void* data;        // [offsets[segments], dim], contiguous
+  const void* data;  // [offsets[segments], dim], contiguous
   Dtype dtype;
   const int64_t* offsets;  // [segments + 1], from 0, never decreasing
 };

@@ -16,7 +16,8 @@ void check_vectors(const Tensor& vectors, const char* name) {
 void check_offsets(const Tensor& offsets, int64_t segments, int64_t rows, const char* name, const char* vectors) {
   CCP_CHECK(offsets.scalar_type() == ScalarType::Long && offsets.dim() == 1 && offsets.is_cpu() && segments >= 0 &&
                 offsets.size(0) == segments + 1,
-            name, ": expected int64 of shape [", segments < 0 ? 1 : segments + 1, "] on the CPU, got shape ", shape_of(offsets));
+            name, ": expected int64 of shape [", segments < 0 ? 1 : segments + 1, "] on the CPU, got shape ",
+            shape_of(offsets));
   const int64_t* cut = offsets.const_data_ptr<int64_t>();
   CCP_CHECK(cut[0] == 0 && cut[segments] == rows, name, ": expected to start at 0 and end at ", rows, ", the rows of ",
             vectors, ", got ", cut[0], " and ", cut[segments]);
@@ -30,10 +31,9 @@ void check_offsets(const Tensor& offsets, int64_t segments, int64_t rows, const 
 std::tuple<Tensor, Tensor> farthest_points_cpu(const Tensor& points_in, const Tensor& offsets_in,
                                                const std::optional<Tensor>& seeds_in,
                                                const std::optional<Tensor>& seed_offsets_in, int64_t k,
-                                               const std::string& normalize, bool pad) {
+                                               const OpString& normalize, bool pad) {
   CCP_CHECK(k >= 1, "k: expected at least 1, got ", k);
-  CCP_CHECK(seeds_in.has_value() == seed_offsets_in.has_value(),
-            "seeds and seed_offsets: expected both or neither");
+  CCP_CHECK(seeds_in.has_value() == seed_offsets_in.has_value(), "seeds and seed_offsets: expected both or neither");
   check_vectors(points_in, "points");
   const Tensor points = torch::stable::contiguous(points_in);
   const Tensor offsets = torch::stable::contiguous(offsets_in);
@@ -69,8 +69,8 @@ std::tuple<Tensor, Tensor> farthest_points_cpu(const Tensor& points_in, const Te
   problem.radii = radii.mutable_data_ptr();
 
   const FarthestPointsStatus status = CCP_CPU_KERNEL(farthest_points)(problem);
-  const char* expected =
-      problem.normalize == Normalize::kNone ? ": expected numbers, got NaN in row " : ": expected a finite norm, got none in row ";
+  const char* expected = problem.normalize == Normalize::kNone ? ": expected numbers, got NaN in row "
+                                                               : ": expected a finite norm, got none in row ";
   CCP_CHECK(status.bad_point < 0, "points", expected, status.bad_point);
   CCP_CHECK(status.bad_seed < 0, "seeds", expected, status.bad_seed);
   return {indices, radii};

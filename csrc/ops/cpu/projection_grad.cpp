@@ -39,8 +39,8 @@ bool fills_memory(const Tensor& a) {
 }
 
 void check_like(const Tensor& param, const Tensor& other, const char* name, size_t i) {
-  CCP_CHECK(same_shape(param, other), name, "[", i, "]: expected shape ", shape_of(param), " like params[", i, "], got ",
-            shape_of(other));
+  CCP_CHECK(same_shape(param, other), name, "[", i, "]: expected shape ", shape_of(param), " like params[", i,
+            "], got ", shape_of(other));
   CCP_CHECK(other.is_cpu(), name, "[", i, "]: expected a CPU tensor like params[", i, "]");
 }
 
@@ -67,8 +67,8 @@ Tensor projection_grad_cpu_(const std::vector<Tensor>& grads, const std::vector<
             params.size(), " and ", previous.size());
   std::vector<ProjectionTensor> tensors;
   tensors.reserve(params.size());
-  std::vector<Tensor> copies;                          // kept alive until the kernel has run
-  std::vector<std::pair<size_t, Tensor>> written_back; // gradients that had to be copied
+  std::vector<Tensor> copies;                           // kept alive until the kernel has run
+  std::vector<std::pair<size_t, Tensor>> written_back;  // gradients that had to be copied
   bool wide = false;
   for (size_t i = 0; i < params.size(); ++i) {
     Tensor param = params[i], before = previous[i];

@@ -114,8 +114,8 @@ std::vector<double> from_tensor(const Tensor& tensor) {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> similarity_loss_cpu(
     const Tensor& anchors, const Tensor& references, const Tensor& labels,
-    const std::optional<Tensor>& reference_labels, const std::string& loss, const std::vector<double>& parameters,
-    const std::string& normalize, const std::string& reduction, bool proxy_rows, bool exclude_self) {
+    const std::optional<Tensor>& reference_labels, const OpString& loss, const std::vector<double>& parameters,
+    const OpString& normalize, const OpString& reduction, bool proxy_rows, bool exclude_self) {
   const CpuProblem cpu(anchors, references, labels, reference_labels, loss, parameters, normalize, proxy_rows,
                        exclude_self);
   const SimilarityProblem& problem = cpu.problem;
@@ -137,8 +137,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> similarity_loss_cpu(
 std::tuple<Tensor, Tensor> similarity_loss_backward_cpu(
     const Tensor& grad_loss, const Tensor& anchors, const Tensor& references, const Tensor& labels,
     const std::optional<Tensor>& reference_labels, const Tensor& row_state, const Tensor& normalizer,
-    const Tensor& active, const std::string& loss, const std::vector<double>& parameters,
-    const std::string& normalize, const std::string& reduction, bool proxy_rows, bool exclude_self,
+    const Tensor& active, const OpString& loss, const std::vector<double>& parameters,
+    const OpString& normalize, const OpString& reduction, bool proxy_rows, bool exclude_self,
     bool need_anchors, bool need_references) {
   const CpuProblem cpu(anchors, references, labels, reference_labels, loss, parameters, normalize, proxy_rows,
                        exclude_self);
