@@ -11,8 +11,8 @@ STABLE_TORCH_LIBRARY(ccp_fast, m) {
   // grads belong to the leading params; the others count in the penalty alone.
   m.def("projection_grad_(Tensor(a!)[] grads, Tensor[] params, Tensor[] previous, float lam) -> Tensor");
 
-  // Samples `anchors` [M, D] against `references`: proxies [C, K, D], or [N, D] with reference_labels. The loss's rows are
-  // the samples, or the references with proxy_rows. Returns the loss, and what backward needs.
+  // Samples `anchors` [M, D] against `references`: proxies [C, K, D], or [N, D] with reference_labels. The loss's rows
+  // are the samples, or the references with proxy_rows. Returns the loss, and what backward needs.
   m.def(
       "similarity_loss(Tensor anchors, Tensor references, Tensor labels, Tensor? reference_labels, str loss, "
       "float[] parameters, str normalize, str reduction, bool proxy_rows, bool exclude_self) "
@@ -24,9 +24,7 @@ STABLE_TORCH_LIBRARY(ccp_fast, m) {
       "-> (Tensor grad_anchors, Tensor grad_references)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CompositeExplicitAutograd, m) {
-  m.impl("build_info", TORCH_BOX(&ccp::build_info));
-}
+STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CompositeExplicitAutograd, m) { m.impl("build_info", TORCH_BOX(&ccp::build_info)); }
 
 STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CPU, m) {
   m.impl("farthest_points", TORCH_BOX(&ccp::farthest_points_cpu));

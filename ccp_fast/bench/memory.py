@@ -21,6 +21,7 @@ import torch
 from ccp_fast.bench.case import Case, Outputs, Size
 
 _TIMEOUT = 300.0  # seconds
+_GOODBYE = 5.0  # for a process to end by itself
 _NO_HUGE_PAGES = 41  # PR_SET_THP_DISABLE: count what is touched, not 2 MB for it
 
 
@@ -46,6 +47,7 @@ def peak_extra_bytes(case: Case, implementation: str, size: Size, threads: int) 
     except EOFError:
         result = "the process ended early, perhaps out of memory"
     finally:
+        process.join(_GOODBYE)
         process.kill()
         process.join()
     if isinstance(result, str):
@@ -71,7 +73,10 @@ def measure(case: Case, implementation: str) -> int:
     """In this process, which ought to be a fresh one."""
     libc = ctypes.CDLL(None)
     libc.prctl(_NO_HUGE_PAGES, 1, 0, 0, 0)
-    step = case.implementation(implementation).prepare(case.inputs())
+    competitor = case.implementation(implementation)
+    step = competitor.prepare(case.inputs())
+    if competitor.role == "compiled":
+        step()  # compiles for these shapes
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")

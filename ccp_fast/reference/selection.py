@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ccp_fast.reference.pairs import Normalize, normalise
+from ccp_fast.reference.pairs import ZERO_NORM, Normalize, normalise
 
 
 class FarthestPoints(NamedTuple):
@@ -56,11 +56,13 @@ def farthest_points(
 
     wide = torch.promote_types(flat.dtype, torch.float32)
     vectors, centres = normalise(flat.to(wide), normalize), normalise(flat_seeds.to(wide), normalize)
+    sizes = _squared_norms(flat.to(wide), normalize)
     indices = torch.full((len(cuts) - 1, k), -1, dtype=torch.int64, device=points.device)
     radii = torch.zeros((len(cuts) - 1, k), dtype=wide, device=points.device)
     for s in range(len(cuts) - 1):
         here = slice(cuts[s], cuts[s + 1])
-        picks, covering = _greedy(vectors[here], centres[seed_cuts[s] : seed_cuts[s + 1]], k)
+        seeds_here = centres[seed_cuts[s] : seed_cuts[s + 1]]
+        picks, covering = _greedy(vectors[here], sizes[here], seeds_here, k)
         for i in range(k if picks and short == "repeat" else len(picks)):
             indices[s, i] = cuts[s] + picks[i % len(picks)]
         for i, radius in enumerate(covering):
@@ -68,13 +70,21 @@ def farthest_points(
     return FarthestPoints(indices, radii)
 
 
-def _greedy(points: Tensor, seeds: Tensor, k: int) -> tuple[list[int], list[Tensor]]:
-    """At most k picks from points [n, D] and the radius after each."""
+def _squared_norms(vectors: Tensor, normalize: Normalize) -> Tensor:
+    """Of the normalised vectors, without rounding: on the sphere all are equal."""
+    sizes = vectors.square().sum(1)
+    if normalize == "ball":
+        return sizes.clamp(max=1)
+    return (sizes.sqrt() > ZERO_NORM).to(sizes.dtype) if normalize == "unit" else sizes
+
+
+def _greedy(points: Tensor, sizes: Tensor, seeds: Tensor, k: int) -> tuple[list[int], list[Tensor]]:
+    """At most k picks from points [n, D] of squared norms `sizes` [n], and the radius after each."""
     left = torch.ones(len(points), dtype=torch.bool, device=points.device)
     nearest = points.new_full((len(points),), torch.inf)  # squared distance to the nearest centre
     for seed in seeds:
         nearest = torch.minimum(nearest, (points - seed).square().sum(1))
-    ranking = nearest if len(seeds) else points.square().sum(1)
+    ranking = nearest if len(seeds) else sizes
     picks: list[int] = []
     radii: list[Tensor] = []
     for _ in range(min(k, len(points))):

@@ -1,6 +1,6 @@
 // Uninitialised scratch memory on cache-line boundaries. Not std::vector: its members would be compiled once per
-// instruction set under one name (see common/macros.h). The pointer is aligned by hand, since glibc's aligned allocation
-// leaves fragments behind that it does not use again.
+// instruction set under one name (see common/macros.h). The pointer is aligned by hand, since glibc's aligned
+// allocation leaves fragments behind that it does not use again.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
-// A vector of floats or doubles of the widest kind this file is compiled for, and the few functions that loss code needs
-// on it. The same functions exist for plain numbers, so a loss written against them runs on CPU vectors and, one number
-// per thread, on a GPU.
+// A vector of floats or doubles of the widest kind this file is compiled for, and the few functions that loss code
+// needs on it. The same functions exist for plain numbers, so a loss written against them runs on CPU vectors and, one
+// number per thread, on a GPU.
 //
 // Vec<T> is a GCC/Clang vector: + - * / and comparisons work lane by lane; a comparison gives a mask for select().
 #pragma once

@@ -7,12 +7,12 @@
 #include <cstdint>
 
 #include "common/dtype.h"
+#include "common/normalize.h"
 #include "common/parallel.h"
 #include "losses/registry.h"
 
 namespace ccp {
 
-enum class Normalize : int { kNone, kUnit, kBall };
 enum class Reduction : int { kSum, kRowMean, kMean, kActiveMean, kNone };
 
 // The embeddings of one side, [count, dim], contiguous.

@@ -1,8 +1,8 @@
 // What a similarity loss is, for every driver (CPU loop, CUDA kernel, emulator, class-sharded loss).
 //
-// A loss is a reduction over pairs (row i, column j) of x_ij, a similarity or distance, with the flag same_ij. It is one
-// struct, templated on the number type T, whose methods are templated on V: a plain number on a GPU thread, a vector of
-// rows on the CPU.
+// A loss is a reduction over pairs (row i, column j) of x_ij, a similarity or distance, with the flag same_ij. It is
+// one struct, templated on the number type T, whose methods are templated on V: a plain number on a GPU thread, a
+// vector of rows on the CPU.
 //
 //   static constexpr Metric kMetric;        // what x_ij is
 //   static constexpr bool kHinge;           // many pairs have a gradient of exactly zero: worth remembering which
@@ -62,8 +62,7 @@ struct LogSumExp {
   }
   CCP_HD void merge(const LogSumExp& other) {
     const V higher = max(max_term, other.max_term);
-    sum = sum * exp(max_term - higher) +
-          other.sum * exp(other.max_term - higher);
+    sum = sum * exp(max_term - higher) + other.sum * exp(other.max_term - higher);
     max_term = higher;
   }
   // Plain numbers only. -inf for the empty sum.

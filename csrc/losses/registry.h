@@ -9,13 +9,13 @@
 #include "losses/triplet.h"
 
 // X(name, number of parameters, struct over the number type T)
-#define CCP_FOR_EACH_LOSS(X)                                   \
-  X(contrastive_l2, 2, (Contrastive<T, Metric::kDistance>))    \
-  X(contrastive_cosine, 2, (Contrastive<T, Metric::kDot>))     \
-  X(triplet, 1, (Triplet<T>))                                  \
-  X(multi_similarity, 3, (MultiSimilarity<T>))                 \
-  X(proxy_nca, 1, (ProxyNca<T, true>))                         \
-  X(proxy_nca_original, 1, (ProxyNca<T, false>))               \
+#define CCP_FOR_EACH_LOSS(X)                                \
+  X(contrastive_l2, 2, (Contrastive<T, Metric::kDistance>)) \
+  X(contrastive_cosine, 2, (Contrastive<T, Metric::kDot>))  \
+  X(triplet, 1, (Triplet<T>))                               \
+  X(multi_similarity, 3, (MultiSimilarity<T>))              \
+  X(proxy_nca, 1, (ProxyNca<T, true>))                      \
+  X(proxy_nca_original, 1, (ProxyNca<T, false>))            \
   X(proxy_anchor, 2, (ProxyAnchor<T>))
 
 namespace ccp {

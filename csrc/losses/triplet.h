@@ -50,8 +50,7 @@ struct Triplet {
     const M violated = (!(row.farthest <= threshold)) & (!same);
     if (any(violated)) {
       for (int64_t o = 0; o < row.count; ++o)
-        row.active[o] =
-            row.active[o] + select((!(row.distances[o] <= threshold)) & violated, V{} + T(1), V{});
+        row.active[o] = row.active[o] + select((!(row.distances[o] <= threshold)) & violated, V{} + T(1), V{});
     }
   }
 

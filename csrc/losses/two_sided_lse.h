@@ -62,8 +62,7 @@ struct TwoSidedLse {
   template <class V, class M>
   CCP_HD V grad(V s, M same, const V* saved, V pos_weight, V neg_weight) const {
     const V logit = select(same, pos_logit(s) - saved[0], neg_logit(s) - saved[1]);
-    const V slope =
-        select(same, pos_weight * (-pos.weight * pos.sharpness), neg_weight * (neg.weight * neg.sharpness));
+    const V slope = select(same, pos_weight * (-pos.weight * pos.sharpness), neg_weight * (neg.weight * neg.sharpness));
     return slope * exp(logit);
   }
 };

@@ -15,7 +15,7 @@ template <class... Parts>
 
 }  // namespace ccp
 
-#define CCP_CHECK(condition, ...) \
-  do {                            \
+#define CCP_CHECK(condition, ...)               \
+  do {                                          \
     if (!(condition)) ::ccp::fail(__VA_ARGS__); \
   } while (false)

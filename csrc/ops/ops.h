@@ -29,8 +29,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> similarity_loss_cpu(
 std::tuple<Tensor, Tensor> similarity_loss_backward_cpu(
     const Tensor& grad_loss, const Tensor& anchors, const Tensor& references, const Tensor& labels,
     const std::optional<Tensor>& reference_labels, const Tensor& row_state, const Tensor& normalizer,
-    const Tensor& active, const OpString& loss, const std::vector<double>& parameters,
-    const OpString& normalize, const OpString& reduction, bool proxy_rows, bool exclude_self,
-    bool need_anchors, bool need_references);
+    const Tensor& active, const OpString& loss, const std::vector<double>& parameters, const OpString& normalize,
+    const OpString& reduction, bool proxy_rows, bool exclude_self, bool need_anchors, bool need_references);
 
 }  // namespace ccp

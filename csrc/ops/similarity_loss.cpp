@@ -40,8 +40,8 @@ static void check_labels(const Tensor& labels, int64_t count, const char* name) 
 PairShapes check_pairs(const Tensor& anchors, const Tensor& references, const Tensor& labels,
                        const std::optional<Tensor>& reference_labels, bool exclude_self) {
   CCP_CHECK(anchors.dim() == 2, "anchors: expected shape [M, D], got ", anchors.dim(), " dimensions");
-  CCP_CHECK(references.dim() == 2 || references.dim() == 3,
-            "references: expected shape [N, D] or [C, K, D], got ", references.dim(), " dimensions");
+  CCP_CHECK(references.dim() == 2 || references.dim() == 3, "references: expected shape [N, D] or [C, K, D], got ",
+            references.dim(), " dimensions");
   const bool proxies = references.dim() == 3;
   PairShapes shapes{anchors.size(0), proxies ? references.size(0) * references.size(1) : references.size(0),
                     anchors.size(1), proxies ? references.size(1) : 0};

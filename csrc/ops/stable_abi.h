@@ -8,8 +8,8 @@
 namespace ccp {
 
 // A `str` argument of an op. torch 2.11 to 2.13 leak one std::string for every such argument of every call
-// (ToImpl<std::string> in stableivalue_conversions.h returns a copy of a `new std::string`); this type is unboxed without.
-// Goes when the oldest supported torch has it mended; python_tests/test_memory.py watches.
+// (ToImpl<std::string> in stableivalue_conversions.h returns a copy of a `new std::string`); this type is unboxed
+// without. Goes when the oldest supported torch has it mended; python_tests/test_memory.py watches.
 struct OpString {
   std::string text;
   operator const std::string&() const { return text; }

@@ -27,7 +27,7 @@ const char* capability_name(Capability capability);
   ret name args;                                \
   }                                             \
   }
-#define CCP_CPU_KERNEL(name)                                                  \
+#define CCP_CPU_KERNEL(name)                                                   \
   (::ccp::cpu_capability() == ::ccp::Capability::kAvx512 ? ::ccp::avx512::name \
    : ::ccp::cpu_capability() == ::ccp::Capability::kAvx2 ? ::ccp::avx2::name   \
                                                          : ::ccp::portable::name)

@@ -19,9 +19,9 @@
 #include <cstdint>
 
 #include "common/dtype.h"
+#include "common/normalize.h"
 #include "common/parallel.h"
 #include "kernels/cpu/capability.h"
-#include "kernels/similarity_loss.h"  // Normalize
 
 namespace ccp {
 

@@ -1,8 +1,8 @@
 // The arithmetic of k-center as kernels/cpu/farthest_points.h fixes it: lanes, tree, scales and ranks.
 #pragma once
 
+#include "common/normalize.h"
 #include "common/simd.h"
-#include "kernels/similarity_loss.h"  // Normalize
 
 namespace ccp {
 namespace CCP_CAPABILITY {

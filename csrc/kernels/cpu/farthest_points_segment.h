@@ -65,8 +65,8 @@ inline void prefetch(uintptr_t begin, int64_t bytes) {
   for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const void*>(begin + uintptr_t(b)));
 }
 
-// Copies a segment's vectors to `out` [count, stride], normalised, and if `rank` is given ranks them for the first
-// pick.
+// Copies a segment's vectors to `out` [count, stride], normalised; ranks them for the first pick if `rank` is given.
+// Returns where they are: vectors that need none of this stay in place.
 template <class T>
 const T* stage(const Vectors<T>& from, Normalize normalize, T* out, T* rank, BadRow* bad) {
   const int64_t stride = from.stride;

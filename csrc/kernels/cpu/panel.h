@@ -33,7 +33,11 @@ template <class T>
 class PanelStorage {
  public:
   PanelStorage(int64_t capacity, int64_t stride)
-      : values_(capacity * stride), norms_(capacity), scales_(capacity), labels_(capacity), ids_(capacity),
+      : values_(capacity * stride),
+        norms_(capacity),
+        scales_(capacity),
+        labels_(capacity),
+        ids_(capacity),
         panel_{values_, norms_, scales_, labels_, ids_, capacity, stride} {}
   const Panel<T>& panel() const { return panel_; }
 
@@ -77,8 +81,8 @@ CCP_HD T normalizing_scale(Normalize normalize, const T* v, int64_t stride) {
 
 // Loads items chosen[0..count) (chosen == nullptr: begin..begin + count) of a side, and zeros up to `padded`.
 template <class T>
-inline void load_panel(const EmbeddingSide& side, int64_t dim, Normalize normalize, const int64_t* chosen, int64_t begin,
-                       int64_t count, int64_t padded, const Panel<T>& panel) {
+inline void load_panel(const EmbeddingSide& side, int64_t dim, Normalize normalize, const int64_t* chosen,
+                       int64_t begin, int64_t count, int64_t padded, const Panel<T>& panel) {
   const int64_t stride = panel.stride;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t item = chosen ? chosen[begin + i] : begin + i;

@@ -65,7 +65,8 @@ class PositivesTable {
     }
     for (int64_t v = 0; v < kVectors; ++v) {
       V farthest = V{} - infinity();
-      for (int64_t o = 0; o < most_; ++o) farthest = max_keep_nan(farthest, distances_[(block * kVectors + v) * most_ + o]);
+      for (int64_t o = 0; o < most_; ++o)
+        farthest = max_keep_nan(farthest, distances_[(block * kVectors + v) * most_ + o]);
       farthest_[block * kVectors + v] = farthest;
     }
   }
@@ -92,7 +93,8 @@ class PositivesTable {
     return count;
   }
 
-  void write_row(int64_t block, int64_t row, const RowBlock<T>& rows, const Panel<T>& columns, int64_t first, const T* x) {
+  void write_row(int64_t block, int64_t row, const RowBlock<T>& rows, const Panel<T>& columns, int64_t first,
+                 const T* x) {
     V* table = distances_ + (block * kVectors + row / L) * most_;
     for (int64_t k = 0; k < columns.count; ++k)
       if (!(p_.exclude_diagonal && rows.panel.ids[row] == columns.ids[k]))

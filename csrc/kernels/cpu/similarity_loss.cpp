@@ -40,11 +40,10 @@ class Driver {
           for (int64_t v = 0; v < kVectors; ++v) loss_.init(states[slice * kVectors + v]);
           positives.gather(block, slice);
         },
-        [&](const Visit<T>& visit) {
-          gather_tile(visit, states + visit.row_slot * kVectors, positives, out.active);
-        },
+        [&](const Visit<T>& visit) { gather_tile(visit, states + visit.row_slot * kVectors, positives, out.active); },
         [&](const Panel<T>& panel, int64_t slice) {
-          if (!sweep_.streams_columns()) finalize_rows(panel, panel.count, states + slice * kVectors, out, totals[slice]);
+          if (!sweep_.streams_columns())
+            finalize_rows(panel, panel.count, states + slice * kVectors, out, totals[slice]);
         });
 
     if (sweep_.streams_columns()) {
@@ -275,8 +274,7 @@ class Driver {
     // No terms: the sum is zero as well, and so is the mean.
     out.normalizer[0] = pos > 0 ? pos : 1;
     out.normalizer[1] = neg > 0 ? neg : 1;
-    if (out.reduction != Reduction::kNone)
-      out.loss[0] = all.pos / out.normalizer[0] + all.neg / out.normalizer[1];
+    if (out.reduction != Reduction::kNone) out.loss[0] = all.pos / out.normalizer[0] + all.neg / out.normalizer[1];
   }
 
   int64_t choose_active(const uint8_t* active, int64_t* chosen) const {
@@ -388,12 +386,12 @@ class Driver {
                      Gradient& columns) {
     compute_tile(Loss::kMetric, visit.rows, visit.columns, p_.dim, visit.x);
     int64_t touched[kTileColumns];
-    const int64_t count =
-        gradient_coefficients(visit, info, positives, rows ? rows.along(visit.row_slot) : nullptr,
-                              columns ? columns.along(visit.column_slot) : nullptr, touched);
+    const int64_t count = gradient_coefficients(visit, info, positives, rows ? rows.along(visit.row_slot) : nullptr,
+                                                columns ? columns.along(visit.column_slot) : nullptr, touched);
     if (columns)
       add_rows_to_columns(visit.x, visit.rows, touched, count, columns.values(visit.column_slot, 0), sweep_.stride());
-    if (rows) add_columns_to_rows(visit.x, visit.columns, touched, count, rows.values(visit.row_slot, 0), visit.rows.count);
+    if (rows)
+      add_columns_to_rows(visit.x, visit.columns, touched, count, rows.values(visit.row_slot, 0), visit.rows.count);
   }
 
   const SimilarityProblem& p_;
@@ -404,15 +402,15 @@ class Driver {
 template <template <class, class> class Run, class Out>
 void dispatch(const SimilarityProblem& problem, const Out& out) {
   switch (problem.loss) {
-#define CCP_DRIVE(name, parameters, ...)                   \
-  case LossId::k_##name:                                   \
-    if (problem.use_double) {                              \
-      using T = double;                                    \
-      Run<T, CCP_STRIP __VA_ARGS__>::run(problem, out);    \
-    } else {                                               \
-      using T = float;                                     \
-      Run<T, CCP_STRIP __VA_ARGS__>::run(problem, out);    \
-    }                                                      \
+#define CCP_DRIVE(name, parameters, ...)                \
+  case LossId::k_##name:                                \
+    if (problem.use_double) {                           \
+      using T = double;                                 \
+      Run<T, CCP_STRIP __VA_ARGS__>::run(problem, out); \
+    } else {                                            \
+      using T = float;                                  \
+      Run<T, CCP_STRIP __VA_ARGS__>::run(problem, out); \
+    }                                                   \
     return;
 #define CCP_STRIP(...) __VA_ARGS__
     CCP_FOR_EACH_LOSS(CCP_DRIVE)
@@ -423,7 +421,9 @@ void dispatch(const SimilarityProblem& problem, const Out& out) {
 
 template <class T, class Loss>
 struct RunForward {
-  static void run(const SimilarityProblem& problem, const SimilarityForward& out) { Driver<T, Loss>(problem).forward(out); }
+  static void run(const SimilarityProblem& problem, const SimilarityForward& out) {
+    Driver<T, Loss>(problem).forward(out);
+  }
 };
 template <class T, class Loss>
 struct RunBackward {

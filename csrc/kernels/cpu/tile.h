@@ -2,8 +2,9 @@
 //
 // All three products of a loss, X = R·Aᵀ, dR = G·A and dA = Gᵀ·R, have the form
 //     out[p][:] (+)= Σ_k coefficient(p, k) · vector(k)[:]
-// with whole vectors along the last axis, and share one register-blocked kernel: P broadcast numbers times Q vectors per
-// step, P·Q accumulators that never leave the registers (24 of the 32 registers of AVX-512 and NEON, 12 of 16 elsewhere).
+// with whole vectors along the last axis, and share one register-blocked kernel: P broadcast numbers times Q vectors
+// per step, P·Q accumulators that never leave the registers (24 of the 32 registers of AVX-512 and NEON, 12 of 16
+// elsewhere).
 #pragma once
 
 #include "kernels/cpu/panel.h"
@@ -90,7 +91,8 @@ struct RowBlock {
 template <class T>
 inline void transpose_rows(const RowBlock<T>& block, int64_t dim) {
   for (int64_t d = 0; d < dim; ++d)
-    for (int64_t i = 0; i < kTileRows; ++i) block.transposed[d * kTileRows + i] = block.panel.values[i * block.panel.stride + d];
+    for (int64_t i = 0; i < kTileRows; ++i)
+      block.transposed[d * kTileRows + i] = block.panel.values[i * block.panel.stride + d];
 }
 
 template <class T>
@@ -138,8 +140,7 @@ template <class T>
 inline void add_rows_to_columns(const T* g, const RowBlock<T>& rows, const int64_t* touched, int64_t count, T* out,
                                 int64_t stride) {
   multiply<T>(
-      count, stride / kLanes<T>, rows.count, true,
-      [&](int64_t p, int64_t i) { return g[touched[p] * kTileRows + i]; },
+      count, stride / kLanes<T>, rows.count, true, [&](int64_t p, int64_t i) { return g[touched[p] * kTileRows + i]; },
       [&](int64_t i) { return rows.panel.values + i * stride; }, [&](int64_t p) { return out + touched[p] * stride; });
 }
 

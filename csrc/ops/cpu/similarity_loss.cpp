@@ -88,9 +88,9 @@ class CpuProblem {
 
 // double[] on the kernel's side, float32 or float64 on torch's.
 Tensor to_tensor(const std::vector<double>& values, const Tensor& like, bool scalar, bool use_double) {
-  const Tensor out = scalar ? torch::stable::new_empty(like, {}, use_double ? ScalarType::Double : ScalarType::Float)
-                            : empty_like_on(like, {int64_t(values.size())},
-                                            use_double ? ScalarType::Double : ScalarType::Float);
+  const Tensor out =
+      scalar ? torch::stable::new_empty(like, {}, use_double ? ScalarType::Double : ScalarType::Float)
+             : empty_like_on(like, {int64_t(values.size())}, use_double ? ScalarType::Double : ScalarType::Float);
   if (use_double)
     std::copy(values.begin(), values.end(), static_cast<double*>(out.mutable_data_ptr()));
   else
@@ -125,8 +125,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> similarity_loss_cpu(
   std::vector<double> values(per_row ? size_t(problem.rows.count) : 1);
   const Tensor row_state = empty_like_on(anchors, {kSaved, problem.rows.count}, type);
   const Tensor normalizer = empty_like_on(anchors, {2}, ScalarType::Double);
-  const Tensor active =
-      empty_like_on(anchors, {std::max(problem.rows.count, problem.columns.count)}, ScalarType::Byte);
+  const Tensor active = empty_like_on(anchors, {std::max(problem.rows.count, problem.columns.count)}, ScalarType::Byte);
   const SimilarityForward out{find_reduction(reduction), values.data(), row_state.mutable_data_ptr(),
                               static_cast<double*>(normalizer.mutable_data_ptr()),
                               static_cast<uint8_t*>(active.mutable_data_ptr())};
@@ -137,9 +136,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> similarity_loss_cpu(
 std::tuple<Tensor, Tensor> similarity_loss_backward_cpu(
     const Tensor& grad_loss, const Tensor& anchors, const Tensor& references, const Tensor& labels,
     const std::optional<Tensor>& reference_labels, const Tensor& row_state, const Tensor& normalizer,
-    const Tensor& active, const OpString& loss, const std::vector<double>& parameters,
-    const OpString& normalize, const OpString& reduction, bool proxy_rows, bool exclude_self,
-    bool need_anchors, bool need_references) {
+    const Tensor& active, const OpString& loss, const std::vector<double>& parameters, const OpString& normalize,
+    const OpString& reduction, bool proxy_rows, bool exclude_self, bool need_anchors, bool need_references) {
   const CpuProblem cpu(anchors, references, labels, reference_labels, loss, parameters, normalize, proxy_rows,
                        exclude_self);
   const SimilarityProblem& problem = cpu.problem;
