@@ -96,7 +96,7 @@ CAPABILITIES = BUILT["cpu_capabilities_built"].split(",")
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES[: CAPABILITIES.index(BUILT["cpu_capability"])])
-def test_lesser_instruction_sets_give_the_same_results(tmp_path, capability):
+def test_lesser_instruction_sets_give_the_same_losses(tmp_path, capability):
     file = tmp_path / "results.npz"
     program = str(Path(capabilities.__file__))
     used = python(program, str(file), cwd=tmp_path, CCP_FAST_CPU_CAPABILITY=capability)
