@@ -29,13 +29,14 @@ def load() -> str:
     if spec is None or spec.origin is None:
         raise ImportError(
             "ccp_fast's compiled operators (_ops.so) are missing: this is a source tree without a build. "
-            "Install it with `pip install .`, or for development `pip install --no-build-isolation -e .`"
+            "Install it with `pip install .`, or for development `pip install --no-build-isolation -e .`; Python "
+            "started inside a clone takes the clone's sources before an installed package"
         )
     try:
         torch.ops.load_library(spec.origin)
     except OSError as error:
         raise ImportError(
-            f"ccp_fast's compiled operators do not load into torch {torch.__version__}: {error}. "
+            f"ccp_fast's compiled operators do not load into torch {torch.__version__}: {error.__cause__ or error}. "
             "Rebuild them for this environment: `pip install --force-reinstall --no-deps .`"
         ) from error
     return spec.origin
