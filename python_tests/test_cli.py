@@ -11,7 +11,7 @@ import tiny_training
 import torch
 from typer.testing import CliRunner, Result
 
-from ccp_fast.cli import info, train
+from ccp_fast.cli import train
 from ccp_fast.cli.train_command import app
 from ccp_fast.training import data
 from ccp_fast.training.run_folder import RunFolder
@@ -166,8 +166,3 @@ def test_without_the_extra_the_command_says_what_to_install(
         train.main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == "ccp-train needs typer: pip install 'ccp-fast[train]'\n"
-
-
-def test_info_tells_what_was_built(capsys: pytest.CaptureFixture[str]) -> None:
-    info.main()
-    assert "operators" in capsys.readouterr().out

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import ccp_fast
-from ccp_fast import _info
+from ccp_fast import _info, _library
 
 PACKAGE = Path(ccp_fast.__file__).parent
 BUILT = dict(line.split("=", 1) for line in torch.ops.ccp_fast.build_info().splitlines())
@@ -117,6 +117,12 @@ def test_a_lesser_capability_asked_for(tmp_path):
     assert facts["cpu_capability"] == "portable"
     best = BUILT["cpu_capabilities_built"].split(",")[-1]
     assert facts["missing"][_info._INSTRUCTIONS[best]] == "CCP_FAST_CPU_CAPABILITY=portable asks for less"
+
+
+def test_an_unknown_capability_is_an_error(monkeypatch):
+    monkeypatch.setenv("CCP_FAST_CPU_CAPABILITY", "avx1024")
+    with pytest.raises(ImportError, match="expected portable, avx2 or avx512, got 'avx1024'"):
+        _library.load()
 
 
 # Broken installations: a copy of what runs up to the error, imported in a process of its own.

@@ -525,6 +525,12 @@ def test_equal_time_gives_plain_the_steps_that_fit_the_time_of_ccp(
 
     experiment.run(timed, 1, lambda _: None)
     assert [row["steps"] for row in experiment.rows()] == [8, 8, 12]
+    longer = tiny_training.config("steps=12", "method=plain")
+    run_here(longer, tmp_path / "unbroken")
+    prolonged, ccp = (experiment.folder(compare.Cell("c2", name, 0)) for name in ("plain-time", "ccp"))
+    assert_same_results(tmp_path / "unbroken", prolonged)
+    with pytest.raises(UserError, match="only a plain run at a constant rate"):
+        RunFolder.prolong(tmp_path / "no", RunFolder.open(ccp), 20)
     with pytest.raises(UserError, match="'plain-time' needs 'ccp' beside it"):
         compare.Experiment(tmp_path, Config(), ["c2"], ["plain", "plain-time"], [0])
 

@@ -24,7 +24,6 @@ from ccp_fast.training.run_folder import RunFolder
 
 LARGE_BATCH = {"batch__classes": 32, "batch__samples": 4, "optimizer__schedule": "cosine"}
 
-
 STOPPED = 130  # exit code of a run that Ctrl-C stopped
 
 
@@ -33,10 +32,8 @@ class Column(NamedTuple):
 
     title: str
     changes: dict[str, Any]
-    as_long_as: str | None = (
-        None  # train for as many steps as fit the time of this column, at the speed of the first
-    )
-    speed_of: str | None = None
+    prolongs: str | None = None  # goes on where this column's run ended,
+    as_long_as: str | None = None  # until it has taken as much time as this column
 
 
 COLUMNS = {
@@ -48,7 +45,7 @@ COLUMNS = {
     "ccp": Column("full CCP", {"method": "ccp"}),
     "plain-32x4": Column("plain, 32×4, cosine", {"method": "plain", **LARGE_BATCH}),
     "ccp-32x4": Column("full CCP, 32×4, cosine", {"method": "ccp", **LARGE_BATCH}),
-    "plain-time": Column("plain, equal time", {"method": "plain"}, as_long_as="ccp", speed_of="plain"),
+    "plain-time": Column("plain, equal time", {"method": "plain"}, prolongs="plain", as_long_as="ccp"),
 }
 
 
@@ -77,7 +74,7 @@ class Experiment:
         self.columns = [_known("--columns", name, COLUMNS) for name in columns]
         self.seeds = list(seeds)
         for name in self.columns:
-            for needed in (COLUMNS[name].as_long_as, COLUMNS[name].speed_of):
+            for needed in (COLUMNS[name].prolongs, COLUMNS[name].as_long_as):
                 if needed is not None and needed not in self.columns:
                     raise UserError(f"--columns: {name!r} needs {needed!r} beside it")
 
@@ -100,15 +97,15 @@ class Experiment:
         """Settings of a cell; of a timed one only once the cells it is timed by are finished."""
         column = COLUMNS[cell.column]
         config = with_settings(self.base, loss__name=cell.loss, seed=cell.seed, **column.changes)
-        if column.as_long_as is None or column.speed_of is None:
+        if column.prolongs is None or column.as_long_as is None:
             return config
-        long, fast = (
-            self.summary(Cell(cell.loss, name, cell.seed)) for name in (column.as_long_as, column.speed_of)
+        first, long = (
+            self.summary(Cell(cell.loss, name, cell.seed)) for name in (column.prolongs, column.as_long_as)
         )
-        if long is None or fast is None:
+        if first is None or long is None:
             raise UserError(f"{cell.name}: the cells it is timed by are not finished")
-        steps = round(fast["steps"] * long["seconds"]["cpu"] / fast["seconds"]["cpu"])
-        return with_settings(config, steps=max(1, steps))
+        steps = round(first["steps"] * long["seconds"]["cpu"] / first["seconds"]["cpu"])
+        return with_settings(config, steps=max(first["steps"], steps))
 
     def run(self, run_cell: Callable[[Config, Path], None], jobs: int, say: Callable[[str], None]) -> None:
         """Run what is not finished, `jobs` cells at a time. UserError if a cell has other settings."""
@@ -131,6 +128,8 @@ class Experiment:
     def _run_all(
         self, cells: list[Cell], run_cell: Callable[[Config, Path], None], jobs: int
     ) -> Iterator[Cell]:
+        for cell in cells:
+            self._prolong(cell)
         with ThreadPoolExecutor(jobs) as pool:
             running = {pool.submit(run_cell, self.config(cell), self.folder(cell)): cell for cell in cells}
             try:
@@ -140,6 +139,12 @@ class Experiment:
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+    def _prolong(self, cell: Cell) -> None:
+        first = COLUMNS[cell.column].prolongs
+        if first is not None and not self.folder(cell).exists():
+            finished = RunFolder.open(self.folder(Cell(cell.loss, first, cell.seed)))
+            RunFolder.prolong(self.folder(cell), finished, self.config(cell).steps)
 
     def _check_same_settings(self, cell: Cell) -> None:
         """A cell from an earlier start must be what this one asks for, but for the number of threads."""

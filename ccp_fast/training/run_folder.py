@@ -24,7 +24,7 @@ from typing import Any
 
 from ccp_fast.training import checkpoint
 from ccp_fast.training.checkpoint import Checkpoint
-from ccp_fast.training.config import Config, load_config, to_yaml
+from ccp_fast.training.config import Config, load_config, to_yaml, with_settings
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.files import sync_folder, write_atomically
 
@@ -68,6 +68,23 @@ class RunFolder:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
         return cls(path, load_config(path / "config.yaml"))
+
+    @classmethod
+    def prolong(cls, path: Path, finished: RunFolder, steps: int) -> RunFolder:
+        """A copy of a finished run with more steps to go: at a constant rate the same as a longer run so far.
+
+        UserError if there is anything at `path`, or if what was done would have depended on the number of steps.
+        """
+        config = finished.config
+        if config.method != "plain" or config.optimizer.schedule != "constant" or steps < config.steps:
+            raise UserError(f"{finished.path} cannot be prolonged: only a plain run at a constant rate can")
+        made = cls.create(
+            path, with_settings(config, steps=steps), finished.read_json("environment.json") or {}
+        )
+        for kind in ("*.jsonl", "*.csv", "checkpoints/*"):
+            for file in finished.path.glob(kind):
+                shutil.copyfile(file, made.path / file.relative_to(finished.path))
+        return made
 
     @contextmanager
     def lock(self) -> Iterator[None]:
