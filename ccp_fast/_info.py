@@ -9,7 +9,7 @@ import os
 import platform
 from importlib import import_module, metadata, util
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,19 @@ class Info(TypedDict):
     missing: dict[str, str]  # what is not there: why, and what to do about it
 
 
+class _Device(NamedTuple):
+    name: str
+    capability: tuple[int, int]
+    memory: int  # bytes
+
+    @property
+    def architecture(self) -> str:
+        return f"{self.capability[0]}{self.capability[1]}"
+
+    def __str__(self) -> str:
+        return f"{self.name} (sm_{self.architecture}, {self.memory / 2**30:.0f} GiB)"
+
+
 def info() -> Info:
     """Versions, what was built, for which processors, what this machine has, and why something is missing.
 
@@ -54,6 +67,12 @@ def info() -> Info:
     capability = built.get("cpu_capability")
     if library and not architectures:
         missing["CUDA kernels"] = built.get("cuda_missing", "this build does not say why")
+    for device in devices:
+        if architectures and not any(_runs_on(name, device.capability) for name in architectures):
+            missing[f"CUDA kernels for {device.name}"] = (
+                f"it is an sm_{device.architecture}, and they were built for {', '.join(architectures)}: install "
+                f"again on this machine, or anywhere with CCP_FAST_CUDA_ARCHS={device.architecture}"
+            )
     if library and built.get("version") != __version__:
         missing["operators of this version"] = (
             f"the compiled operators are those of ccp_fast {built.get('version', '(unknown)')}, "
@@ -83,7 +102,7 @@ def info() -> Info:
         cpu_capabilities_built=capabilities,
         cuda_built=bool(architectures),
         cuda_architectures=architectures,
-        cuda_devices=devices,
+        cuda_devices=[str(device) for device in devices],
         missing=missing,
     )
 
@@ -124,7 +143,7 @@ def _operators(missing: dict[str, str]) -> tuple[str | None, dict[str, str]]:
     return str(library.PATH), dict(line.split("=", 1) for line in lines)
 
 
-def _torch(missing: dict[str, str]) -> tuple[str | None, str | None, int | None, list[str]]:
+def _torch(missing: dict[str, str]) -> tuple[str | None, str | None, int | None, list[_Device]]:
     """Torch's version, the CUDA it was built for, its threads, and the GPUs it sees."""
     try:
         import torch
@@ -141,11 +160,20 @@ def _torch(missing: dict[str, str]) -> tuple[str | None, str | None, int | None,
     return version, cuda, torch.get_num_threads(), devices
 
 
-def _device(properties: object) -> str:
+def _device(properties: object) -> _Device:
     name, major, minor, memory = (
         getattr(properties, field) for field in ("name", "major", "minor", "total_memory")
     )
-    return f"{name} (sm_{major}{minor}, {memory / 2**30:.0f} GiB)"
+    return _Device(name, (major, minor), memory)
+
+
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Does code for "80", "90a" (that GPU alone) or "120+PTX" (also later ones) run on a GPU of this capability?"""
+    name, _, ptx = architecture.partition("+")
+    if name.endswith("a"):
+        return name == f"{capability[0]}{capability[1]}a"
+    built = int(name[:-1]), int(name[-1])
+    return built <= capability and (bool(ptx) or built[0] == capability[0])
 
 
 def _why_lesser(capability: str) -> str:

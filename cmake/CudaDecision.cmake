@@ -1,24 +1,117 @@
-# Turns CCP_FAST_CUDA into a decision, made once per configuration and recorded in the library:
-# CCP_CUDA_MISSING says in words why there are no CUDA kernels (ccp_fast.info() repeats it).
+# Turns CCP_FAST_CUDA into a decision, made at configuration and recorded in the library. Afterwards either
+#   CCP_NVCC and CMAKE_CUDA_ARCHITECTURES are set, or
+#   CCP_CUDA_MISSING says in words why there are no CUDA kernels (ccp_fast.info() repeats it).
 #
-# AUTO builds whatever can be built and never fails, ON fails when it cannot build them, OFF does not look.
-# No GPU and no driver are asked for: kernels are often built on another machine than the one that runs them.
+# AUTO builds what this torch can use and never fails; ON builds for any torch, and fails where it cannot; OFF does not
+# look. The kernels are built for the GPUs that nvidia-smi shows, else for the release list; CCP_FAST_CUDA_ARCHS in the
+# environment, or CMake's own CMAKE_CUDA_ARCHITECTURES, overrides both ("80;90a").
+#
+# Needs TorchHeaders_HAS_CUDA and TorchHeaders_VERSION; runs under `cmake -P` as well.
 set(CCP_FAST_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO, ON or OFF")
 set_property(CACHE CCP_FAST_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(CCP_RELEASE_ARCHITECTURES 80 86 89 90a 100 120)
+set(CCP_CUDA_MISSING "")
 
-set(_no_kernels_yet "this release of ccp_fast has no CUDA kernels yet")
-if(CCP_FAST_CUDA STREQUAL "OFF")
-  set(CCP_CUDA_MISSING "it was built with CCP_FAST_CUDA=OFF, and ${_no_kernels_yet}")
-elseif(CCP_FAST_CUDA STREQUAL "AUTO")
-  set(CCP_CUDA_MISSING "${_no_kernels_yet}")
-elseif(CCP_FAST_CUDA STREQUAL "ON")
-  find_program(_nvcc nvcc HINTS ENV CUDACXX ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin NO_CACHE)
-  if(NOT _nvcc)
-    message(FATAL_ERROR "CCP_FAST_CUDA=ON needs nvcc, and it is neither on PATH nor in CUDA_HOME: "
-                        "install the CUDA toolkit, or build with CCP_FAST_CUDA=AUTO")
+# CCP_NVCC and _nvcc_knows (the architectures that it compiles for), or _problem in words.
+macro(_ccp_find_nvcc)
+  set(_problem "")
+  if(CMAKE_CUDA_COMPILER)
+    set(CCP_NVCC "${CMAKE_CUDA_COMPILER}")
+  elseif(DEFINED ENV{CUDACXX})
+    set(CCP_NVCC "$ENV{CUDACXX}")
+  else()
+    find_program(CCP_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin NO_CACHE NO_CMAKE_SYSTEM_PATH)
   endif()
-  message(FATAL_ERROR "CCP_FAST_CUDA=ON cannot be met: ${_no_kernels_yet}; build with CCP_FAST_CUDA=AUTO")
+  if(NOT CCP_NVCC)
+    set(_problem "nvcc is neither on PATH nor in CUDA_HOME, so install the CUDA toolkit first")
+  else()
+    execute_process(COMMAND "${CCP_NVCC}" --version OUTPUT_VARIABLE _nvcc_version ERROR_QUIET)
+    execute_process(COMMAND "${CCP_NVCC}" --list-gpu-arch OUTPUT_VARIABLE _nvcc_knows ERROR_QUIET)
+    if(NOT _nvcc_version MATCHES "release ([0-9]+\\.[0-9]+)")
+      set(_problem "${CCP_NVCC} does not run")
+    elseif(CMAKE_MATCH_1 VERSION_LESS 12.0)
+      set(_problem "the kernels need nvcc 12.0 or later, and ${CCP_NVCC} is ${CMAKE_MATCH_1}")
+    endif()
+  endif()
+endmacro()
+
+# Those of the architectures ARGN that this nvcc compiles for. ("90a" is listed as compute_90.)
+function(_ccp_known out)
+  set(known "")
+  foreach(architecture IN LISTS ARGN)
+    string(REGEX MATCH "^[0-9]+" number "${architecture}")
+    if(_nvcc_knows MATCHES "compute_${number}[^0-9]")
+      list(APPEND known ${architecture})
+    endif()
+  endforeach()
+  set(${out} "${known}" PARENT_SCOPE)
+endfunction()
+
+# The architectures of the GPUs here; empty where there are none, or one that is too new for this nvcc or older than 80.
+function(_ccp_present out)
+  set(${out} "" PARENT_SCOPE)
+  find_program(nvidia_smi nvidia-smi NO_CACHE)
+  if(NOT nvidia_smi)
+    return()
+  endif()
+  execute_process(COMMAND "${nvidia_smi}" --query-gpu=compute_cap --format=csv,noheader
+    OUTPUT_VARIABLE printed ERROR_QUIET RESULT_VARIABLE status TIMEOUT 60)
+  string(REGEX MATCHALL "[0-9]+\\.[0-9]" capabilities "${printed}")
+  if(NOT status EQUAL 0 OR NOT capabilities)
+    return()
+  endif()
+  list(REMOVE_DUPLICATES capabilities)
+  list(SORT capabilities COMPARE NATURAL)
+  string(REPLACE "." "" present "${capabilities}")
+  _ccp_known(known ${present})
+  if(NOT known STREQUAL present OR present MATCHES "(^|;)[1-7][0-9](;|$)")
+    return()
+  endif()
+  list(TRANSFORM present REPLACE "^90$" "90a") # wgmma and TMA come with the a
+  list(TRANSFORM present APPEND -real)
+  set(${out} "${present}" PARENT_SCOPE)
+endfunction()
+
+macro(_ccp_choose_architectures)
+  if(NOT CMAKE_CUDA_ARCHITECTURES AND DEFINED ENV{CCP_FAST_CUDA_ARCHS})
+    string(REGEX REPLACE "[, ]+" ";" CMAKE_CUDA_ARCHITECTURES "$ENV{CCP_FAST_CUDA_ARCHS}")
+  endif()
+  if(CMAKE_CUDA_ARCHITECTURES
+      AND NOT CMAKE_CUDA_ARCHITECTURES MATCHES "^[0-9]+a?(-real|-virtual)?(;[0-9]+a?(-real|-virtual)?)*$")
+    message(FATAL_ERROR "CCP_FAST_CUDA_ARCHS, CMAKE_CUDA_ARCHITECTURES: expected architectures such as 80;90a, "
+                        "got ${CMAKE_CUDA_ARCHITECTURES}")
+  endif()
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    _ccp_present(CMAKE_CUDA_ARCHITECTURES)
+  endif()
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    # Machine code for each, and PTX of the last for GPUs to come.
+    _ccp_known(CMAKE_CUDA_ARCHITECTURES ${CCP_RELEASE_ARCHITECTURES})
+    list(POP_BACK CMAKE_CUDA_ARCHITECTURES _last)
+    list(TRANSFORM CMAKE_CUDA_ARCHITECTURES APPEND -real)
+    list(APPEND CMAKE_CUDA_ARCHITECTURES ${_last})
+  endif()
+endmacro()
+
+if(CCP_FAST_CUDA STREQUAL "OFF")
+  set(CCP_CUDA_MISSING "it was built with CCP_FAST_CUDA=OFF")
+elseif(CCP_FAST_CUDA STREQUAL "AUTO" AND NOT TorchHeaders_HAS_CUDA)
+  set(CCP_CUDA_MISSING "torch ${TorchHeaders_VERSION} was a CPU build when ccp_fast was installed, so install a CUDA build of torch and then ccp_fast again")
+elseif(CCP_FAST_CUDA MATCHES "^(AUTO|ON)$")
+  _ccp_find_nvcc()
+  if(NOT _problem)
+    _ccp_choose_architectures()
+  elseif(CCP_FAST_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "CCP_FAST_CUDA=ON cannot be met: ${_problem}")
+  else()
+    set(CCP_CUDA_MISSING "${_problem}")
+  endif()
 else()
   message(FATAL_ERROR "CCP_FAST_CUDA: expected AUTO, ON or OFF, got ${CCP_FAST_CUDA}")
 endif()
-message(STATUS "CUDA kernels: not built, ${CCP_CUDA_MISSING}")
+
+if(CCP_CUDA_MISSING)
+  message(STATUS "CUDA kernels: not built, ${CCP_CUDA_MISSING}")
+else()
+  message(STATUS "CUDA kernels: for ${CMAKE_CUDA_ARCHITECTURES}, with ${CCP_NVCC}")
+endif()

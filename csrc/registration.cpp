@@ -12,15 +12,17 @@ STABLE_TORCH_LIBRARY(ccp_fast, m) {
   m.def("projection_grad_(Tensor(a!)[] grads, Tensor[] params, Tensor[] previous, float lam) -> Tensor");
 
   // Samples `anchors` [M, D] against `references`: proxies [C, K, D], or [N, D] with reference_labels. The loss's rows
-  // are the samples, or the references with proxy_rows. Returns the loss, and what backward needs.
+  // are the samples, or the references with proxy_rows. allow_tf32 lets a GPU round factors to tf32. Returns the loss,
+  // and what backward needs.
   m.def(
       "similarity_loss(Tensor anchors, Tensor references, Tensor labels, Tensor? reference_labels, str loss, "
-      "float[] parameters, str normalize, str reduction, bool proxy_rows, bool exclude_self) "
+      "float[] parameters, str normalize, str reduction, bool proxy_rows, bool exclude_self, bool allow_tf32) "
       "-> (Tensor loss, Tensor row_state, Tensor normalizer, Tensor active)");
   m.def(
       "similarity_loss_backward(Tensor grad_loss, Tensor anchors, Tensor references, Tensor labels, "
       "Tensor? reference_labels, Tensor row_state, Tensor normalizer, Tensor active, str loss, float[] parameters, "
-      "str normalize, str reduction, bool proxy_rows, bool exclude_self, bool need_anchors, bool need_references) "
+      "str normalize, str reduction, bool proxy_rows, bool exclude_self, bool allow_tf32, bool need_anchors, "
+      "bool need_references) "
       "-> (Tensor grad_anchors, Tensor grad_references)");
 }
 
@@ -31,4 +33,38 @@ STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CPU, m) {
   m.impl("projection_grad_", TORCH_BOX(&ccp::projection_grad_cpu_));
   m.impl("similarity_loss", TORCH_BOX(&ccp::similarity_loss_cpu));
   m.impl("similarity_loss_backward", TORCH_BOX(&ccp::similarity_loss_backward_cpu));
+}
+
+namespace ccp {
+namespace {
+
+// Stands in for an operator's CUDA kernel where there is none, so that the error is one sentence.
+template <class Function>
+struct NoCudaKernel;
+
+template <class Result, class... Arguments>
+struct NoCudaKernel<Result(Arguments...)> {
+  static Result call(Arguments...) {
+    const std::string missing = cuda_missing();
+    fail("expected CPU tensors, got CUDA tensors: ",
+         missing.empty() ? "this operator has no CUDA kernel" : "this ccp_fast has no CUDA kernels, " + missing);
+  }
+};
+
+}  // namespace
+}  // namespace ccp
+
+#define CCP_NO_CUDA_KERNEL(cpu) TORCH_BOX(&ccp::NoCudaKernel<decltype(ccp::cpu)>::call)
+
+#ifdef CCP_HAVE_CUDA
+#define CCP_CUDA_KERNEL(cuda, cpu) TORCH_BOX(&ccp::cuda)
+#else
+#define CCP_CUDA_KERNEL(cuda, cpu) CCP_NO_CUDA_KERNEL(cpu)
+#endif
+
+STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CUDA, m) {
+  m.impl("farthest_points", CCP_CUDA_KERNEL(farthest_points_cuda, farthest_points_cpu));
+  m.impl("projection_grad_", CCP_CUDA_KERNEL(projection_grad_cuda_, projection_grad_cpu_));
+  m.impl("similarity_loss", CCP_CUDA_KERNEL(similarity_loss_cuda, similarity_loss_cpu));
+  m.impl("similarity_loss_backward", CCP_CUDA_KERNEL(similarity_loss_backward_cuda, similarity_loss_backward_cpu));
 }

@@ -23,6 +23,7 @@ from ccp_fast.bench.command import app
 from ccp_fast.bench.machine import Load
 from ccp_fast.bench.results import Measured, Row, compare, judge, read_rows, to_json
 from ccp_fast.bench.runner import Options, measure
+from ccp_fast.bench.tables import console
 from ccp_fast.bench.timing import FEWEST_ROUNDS, Times, interleave, ratio
 
 CEILINGS = Ceilings(bytes_per_second=10e9, flops_per_second=100e9, bytes_how="", flops_how="")
@@ -151,7 +152,12 @@ def test_all_competitors_compute_the_same(case: Case, dense_from: float) -> None
     for competitor in case.implementations:
         if competitor.role in ("compiled", "copy"):
             continue
-        found = errors(competitor.prepare(inputs)(), truth)
+        try:
+            outputs = competitor.prepare(inputs)()
+        except ModuleNotFoundError:
+            assert competitor.role == "peer"  # a library that is not installed here
+            continue
+        found = errors(outputs, truth)
         assert found.value < 2e-6, competitor.name
         assert (found.gradient or 0.0) < 2e-5, competitor.name
 
@@ -248,7 +254,7 @@ def test_compare_tells_changes_from_noise(tmp_path: Path, capsys: pytest.Capture
     assert clear.clear
     assert not noise.clear
     assert compare([row()], 1, before) == []  # other threads
-    report.show_changes(report.console(), [clear, noise], "a CPU", "another")
+    report.show_changes(console(), [clear, noise], "a CPU", "another")
     shown = capsys.readouterr().out
     assert "another device" in shown
     assert "-50%" in shown

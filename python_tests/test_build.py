@@ -135,7 +135,7 @@ def cmake(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
-NO_TOOLKIT = ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "CCP_FAST_TORCH_DIR")
+NO_TOOLKIT = ("CUDACXX", "CUDAARCHS", "CUDA_HOME", "CUDA_PATH", "CCP_FAST_CUDA_ARCHS", "CCP_FAST_TORCH_DIR")
 
 
 def fake_torch(folder: Path, version: str) -> Path:
@@ -235,39 +235,147 @@ def test_a_torch_without_headers_is_one_clear_sentence(tmp_path):
     assert f"the torch in {torch_dir} has no C++ headers or no libtorch_cpu: reinstall torch" in output
 
 
-def decide_cuda(tmp_path: Path, choice: str, **environment: str) -> tuple[int, str]:
-    return cmake(
-        tmp_path, f"-DCCP_FAST_CUDA={choice}", "-P", f"{ROOT}/cmake/CudaDecision.cmake", **environment
-    )
+def decide_cuda(tmp_path: Path, choice: str, *arguments: str, torch_cuda: bool = True, **environment: str):
+    """Runs the decision by itself, with no nvcc and no nvidia-smi but those that the environment leads to."""
+    environment.setdefault("PATH", path_without_nvidia(tmp_path))
+    found = f"-DTorchHeaders_HAS_CUDA={'ON' if torch_cuda else 'OFF'}"
+    settings = [f"-DCCP_FAST_CUDA={choice}", found, "-DTorchHeaders_VERSION=2.13.0", *arguments]
+    return cmake(tmp_path, *settings, "-P", f"{ROOT}/cmake/CudaDecision.cmake", **environment)
 
 
-def test_cuda_kernels_are_never_promised(tmp_path):
-    assert decide_cuda(tmp_path, "AUTO") == (
-        0,
-        "-- CUDA kernels: not built, this release of ccp_fast has no CUDA kernels yet",
-    )
-    status, output = decide_cuda(tmp_path, "OFF")
-    assert status == 0
-    assert "it was built with CCP_FAST_CUDA=OFF" in output
-
-
-def test_cuda_on_without_nvcc_is_one_clear_sentence(tmp_path):
-    status, output = decide_cuda(tmp_path, "ON", PATH=path_without_nvcc(tmp_path))
-    assert status != 0
-    assert (
-        "CCP_FAST_CUDA=ON needs nvcc, and it is neither on PATH nor in CUDA_HOME: install the CUDA" in output
-    )
-
-
-def test_cuda_on_is_not_silently_ignored(tmp_path):
+def fake_nvcc(
+    tmp_path: Path, release: str = "13.0", architectures: str = "75 80 86 87 89 90 100 103 120"
+) -> str:
+    """A CUDA_HOME; its compiler tells what it is and compiles nothing."""
+    listed = "".join(f"echo compute_{name}; " for name in architectures.split())
+    script = f"""#!/bin/sh
+        case "$1" in
+          --version) echo "Cuda compilation tools, release {release}, V{release}.88";;
+          --list-gpu-arch) {listed};;
+          *) exit 1;;
+        esac
+    """
     nvcc = tmp_path / "toolkit" / "bin" / "nvcc"
     nvcc.parent.mkdir(parents=True)
-    nvcc.touch(mode=0o755)
-    status, output = decide_cuda(
-        tmp_path, "ON", PATH=path_without_nvcc(tmp_path), CUDA_HOME=f"{tmp_path}/toolkit"
-    )
+    nvcc.write_text(script)
+    nvcc.chmod(0o755)
+    return str(tmp_path / "toolkit")
+
+
+def fake_gpus(tmp_path: Path, *capabilities: str, status: int = 0) -> str:
+    """A PATH with an nvidia-smi that prints these."""
+    program = tmp_path / "driver" / "nvidia-smi"
+    program.parent.mkdir()
+    printed = "".join(f"echo {capability}; " for capability in capabilities)
+    program.write_text(f"#!/bin/sh\n{printed}exit {status}\n")
+    program.chmod(0o755)
+    return os.pathsep.join([str(program.parent), path_without_nvidia(tmp_path)])
+
+
+def test_cuda_is_not_looked_for_where_torch_cannot_use_it(tmp_path):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+    nvcc.chmod(0o755)
+    for choice, reason in (
+        (
+            "AUTO",
+            "torch 2.13.0 was a CPU build when ccp_fast was installed, so install a CUDA build of torch",
+        ),
+        ("OFF", "it was built with CCP_FAST_CUDA=OFF"),
+    ):
+        status, output = decide_cuda(tmp_path, choice, torch_cuda=choice == "OFF", CUDA_HOME=str(tmp_path))
+        assert status == 0
+        assert output.startswith(f"-- CUDA kernels: not built, {reason}")
+    assert not (tmp_path / "called").exists()
+
+
+NVCC_PROBLEMS = {
+    "nvcc is neither on PATH nor in CUDA_HOME, so install the CUDA toolkit first": {},
+    "the kernels need nvcc 12.0 or later, and {nvcc} is 11.8": {"release": "11.8"},
+    "{nvcc} does not run": {"release": "?"},
+}
+
+
+@pytest.mark.parametrize("choice", ["AUTO", "ON"])
+@pytest.mark.parametrize("problem", NVCC_PROBLEMS)
+def test_an_nvcc_that_will_not_do_is_one_clear_sentence(tmp_path, problem, choice):
+    toolkit = NVCC_PROBLEMS[problem]
+    environment = {"CUDA_HOME": fake_nvcc(tmp_path, **toolkit)} if toolkit else {}
+    status, output = decide_cuda(tmp_path, choice, **environment)
+    problem = problem.format(nvcc=tmp_path / "toolkit" / "bin" / "nvcc")
+    if choice == "AUTO":
+        assert (status, output) == (0, f"-- CUDA kernels: not built, {problem}")
+    else:
+        assert status != 0
+        assert f"CCP_FAST_CUDA=ON cannot be met: {problem}" in output
+
+
+RELEASE = "80-real;86-real;89-real;90a-real;100-real;120"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "known", "architectures"),
+    [
+        (None, "75 80 86 89 90 100 120", RELEASE),
+        (["9.0"], "80 90 100 120", "90a-real"),
+        (["8.6", "12.0", "8.6"], "80 86 89 90 100 120", "86-real;120-real"),
+        (["7.5"], "75 80 86 89 90 100 120", RELEASE),
+        (
+            ["12.1"],
+            "80 86 89 90",
+            "80-real;86-real;89-real;90a",
+        ),  # a GPU newer than this nvcc: PTX of the last
+    ],
+)
+def test_architectures_are_those_of_the_gpus_here_or_of_the_release(tmp_path, gpus, known, architectures):
+    environment = {"CUDA_HOME": fake_nvcc(tmp_path, architectures=known)}
+    if gpus:
+        environment["PATH"] = fake_gpus(tmp_path, *gpus)
+    for choice in ("AUTO", "ON"):
+        status, output = decide_cuda(tmp_path, choice, **environment)
+        assert status == 0
+        assert output == f"-- CUDA kernels: for {architectures}, with {tmp_path}/toolkit/bin/nvcc"
+
+
+def test_a_driver_that_fails_is_no_gpu(tmp_path):
+    path = fake_gpus(tmp_path, "9.0", status=9)
+    _, output = decide_cuda(tmp_path, "AUTO", CUDA_HOME=fake_nvcc(tmp_path), PATH=path)
+    assert f"for {RELEASE}, with" in output
+
+
+def test_architectures_can_be_chosen(tmp_path):
+    environment = {"CUDA_HOME": fake_nvcc(tmp_path), "PATH": fake_gpus(tmp_path, "9.0")}
+    for chosen in ("80;90a-real", "80, 90a-real", "80 90a-real"):
+        _, output = decide_cuda(tmp_path, "AUTO", CCP_FAST_CUDA_ARCHS=chosen, **environment)
+        assert "for 80;90a-real, with" in output
+    argument = "-DCMAKE_CUDA_ARCHITECTURES=89"
+    _, output = decide_cuda(tmp_path, "ON", argument, CCP_FAST_CUDA_ARCHS="80", **environment)
+    assert "for 89, with" in output
+    for wrong in ({"CCP_FAST_CUDA_ARCHS": "sm_90"}, {"CCP_FAST_CUDA_ARCHS": "native"}):
+        status, output = decide_cuda(tmp_path, "ON", **environment, **wrong)
+        assert status != 0
+        assert f"expected architectures such as 80;90a, got {wrong['CCP_FAST_CUDA_ARCHS']}" in output
+
+
+def test_an_nvcc_that_compiles_nothing_stops_nobody(tmp_path):
+    """AUTO goes on without CUDA, and the library will tell why."""
+    (tmp_path / "CMakeLists.txt").write_text(f"""
+        cmake_minimum_required(VERSION 3.22)
+        project(probe LANGUAGES CXX)
+        set(TorchHeaders_HAS_CUDA ON)
+        include("{ROOT}/cmake/CudaDecision.cmake")
+        include("{ROOT}/cmake/CudaKernels.cmake")
+        message(STATUS "missing: ${{CCP_CUDA_MISSING}}")
+    """)
+    environment = {"CUDA_HOME": fake_nvcc(tmp_path), "PATH": path_without_nvidia(tmp_path)}
+    status, output = cmake(tmp_path, "-S.", "-Bbuild", "-DCCP_FAST_CUDA=AUTO", **environment)
+    assert status == 0, output
+    nvcc = f"{tmp_path}/toolkit/bin/nvcc"
+    assert f"missing: {nvcc} does not compile with this C++ compiler, and CCP_FAST_CUDA=ON shows" in output
+    status, output = cmake(tmp_path, "-S.", "-Bbuild", "-DCCP_FAST_CUDA=ON", **environment)
     assert status != 0
-    assert "CCP_FAST_CUDA=ON cannot be met: this release of ccp_fast has no CUDA kernels yet" in output
+    assert nvcc in output
 
 
 def test_cuda_choice_is_checked(tmp_path):
@@ -279,17 +387,18 @@ def test_cuda_choice_is_checked(tmp_path):
 # Distributions --------------------------------------------------------------------------------------------
 
 
-def path_without_nvcc(tmp_path: Path) -> str:
-    """PATH with every folder that has an nvcc replaced by one of links to all but that."""
+def path_without_nvidia(tmp_path: Path) -> str:
+    """PATH with every folder that has an nvcc or a driver replaced by one of links to all but those."""
     entries = []
     for index, entry in enumerate(os.environ["PATH"].split(os.pathsep)):
         folder = Path(entry)
-        if (folder / "nvcc").exists():
+        if any((folder / name).exists() for name in ("nvcc", "nvidia-smi")):
             folder = tmp_path / f"path{index}"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             for program in Path(entry).iterdir():
-                if not program.name.startswith("nv"):
-                    (folder / program.name).symlink_to(program)
+                link = folder / program.name
+                if not program.name.startswith("nv") and not link.is_symlink():
+                    link.symlink_to(program)
         entries.append(str(folder))
     return os.pathsep.join(entries)
 
@@ -326,7 +435,7 @@ def test_wheel_without_nvcc(tmp_path):
     """Built unoptimised, nvcc hidden: it holds what it should, loads, and tells that CUDA is missing."""
     settings = {"cmake.build-type": "Debug", "build-dir": str(tmp_path / "build"), "install.strip": "true"}
     settings["cmake.define.CCP_FAST_CUDA"] = "AUTO"
-    wheel = build("build_wheel", tmp_path, settings, PATH=path_without_nvcc(tmp_path))
+    wheel = build("build_wheel", tmp_path, settings, PATH=path_without_nvidia(tmp_path))
     assert re.fullmatch(rf"ccp_fast-{re.escape(ccp_fast.__version__)}-py3-none-\w+\.whl", wheel.name)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -346,7 +455,8 @@ def test_wheel_without_nvcc(tmp_path):
     facts = json.loads(python("-c", LOAD_WHEEL.format(site=str(tmp_path / "site")), cwd=tmp_path))
     assert Path(facts["library"]).parent == tmp_path / "site" / "ccp_fast"
     assert facts["cuda_built"] is False
-    assert facts["missing"]["CUDA kernels"] == "this release of ccp_fast has no CUDA kernels yet"
+    why = "was a CPU build" if torch.version.cuda is None else "nvcc is neither on PATH nor in CUDA_HOME"
+    assert why in facts["missing"]["CUDA kernels"]
     assert facts["torch_headers"] == torch.__version__.partition("+")[0]
     assert "operators of this version" not in facts["missing"]
 

@@ -72,6 +72,35 @@ def test_devices_of_a_cuda_torch(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        ("80,90a", (9, 0), True),
+        ("80,90a", (8, 6), True),
+        ("90a", (10, 0), False),
+        ("90a", (8, 0), False),
+        ("86", (8, 0), False),
+        ("80", (12, 0), False),
+        ("80,120+PTX", (12, 1), True),
+        ("80,120+PTX", (13, 0), True),
+        ("100,120+PTX", (9, 0), False),
+    ],
+)
+def test_kernels_that_do_not_run_on_this_gpu(monkeypatch, built, capability, runs):
+    major, minor = capability
+    gpu = SimpleNamespace(name="GPU", major=major, minor=minor, total_memory=2**30)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
+    text = "\n".join(f"{key}={value}" for key, value in (BUILT | {"cuda_architectures": built}).items())
+    monkeypatch.setattr(torch.ops.ccp_fast, "build_info", lambda: text)
+    missing = ccp_fast.info()["missing"]
+    assert ("CUDA kernels for GPU" in missing) == (not runs)
+    if not runs:
+        wanted = f"it is an sm_{major}{minor}, and they were built for {', '.join(built.split(','))}: install"
+        assert missing["CUDA kernels for GPU"].startswith(wanted)
+
+
+@pytest.mark.parametrize(
     ("built", "missing", "reason"),
     [
         ({"version": "0.0.9"}, "operators of this version", "those of ccp_fast 0.0.9"),

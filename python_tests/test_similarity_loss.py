@@ -235,7 +235,7 @@ def test_opcheck(loss: str, kind: str) -> None:
     references = case.anchors if case.references is None else case.references
     labels = case.labels if case.references is None else case.reference_labels
     for reduction, proxy_rows in [("mean", False), ("none", True)]:
-        tail = (loss, parameters, "ball", reduction, proxy_rows, kind == "batch")
+        tail = (loss, parameters, "ball", reduction, proxy_rows, kind == "batch", False)
         inputs = (case.anchors, references, case.labels, labels)
         torch.library.opcheck(_forward, (*inputs, *tail))
         value, *saved = _forward(*inputs, *tail)

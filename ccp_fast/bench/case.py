@@ -6,13 +6,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Outputs = Sequence[Tensor]
 Step = Callable[[], Outputs]
 
-Role = Literal["ours", "eager", "compiled", "peer", "copy"]
+# Shown, but no rivals: "part", a peer's kernel without what it leaves to others, so less work than ours; "coarse", a
+# peer whose errors are those of a lower precision.
+Role = Literal["ours", "eager", "compiled", "peer", "part", "coarse", "copy"]
 Size = Literal["full", "quick", "toy"]
+# "tf32": float32 inputs, products of which matrix units may round the factors to tf32.
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+
+class Place(NamedTuple):
+    """Where a case's tensors are and what they are."""
+
+    device: str = "cpu"
+    precision: Precision = "float32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the inputs."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+
+CPU = Place()
 
 
 class Work(NamedTuple):
@@ -41,14 +61,17 @@ class Implementation:
 
 @dataclass(frozen=True)
 class Aim:
-    """What ours is to reach, beside the best of the implementations in the role `against`.
+    """What ours is to reach, beside the best of the implementations in the role `against`, or by itself.
 
-    speed   at least `bound` times as fast
-    memory  at most `bound` of the extra memory
-    rate    at least `bound` of the bytes per second
+    speed     at least `bound` times as fast
+    memory    at most `bound` of the extra memory
+    rate      at least `bound` of the bytes per second
+    floor     at least `bound` of the floor: floor over time
+    time      at most `bound` milliseconds
+    launches  at most `bound` kernels in the forward pass and as many in the backward pass
     """
 
-    kind: Literal["speed", "memory", "rate"]
+    kind: Literal["speed", "memory", "rate", "floor", "time", "launches"]
     against: Role
     bound: float
 
@@ -58,7 +81,8 @@ class Case:
     """A step returns its results: for a loss the value, then the gradients.
 
     `truth` gives the same from float64. `in_place`: the results are tensors that existed before, so none of
-    them is new memory.
+    them is new memory. `products`: the FLOPs are those of matrix products, which matrix units can do. `passes`:
+    our step cut into forward and backward, to count the kernels of each; None where there is no backward.
     """
 
     family: str
@@ -71,11 +95,19 @@ class Case:
     truth: Callable[[Any], Outputs]
     aims: tuple[Aim, ...] = ()
     in_place: bool = False
+    precision: Precision = "float32"
+    products: bool = False
+    passes: Callable[[Any], tuple[Step, Step]] | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What identifies the case, whatever its size."""
+        """What identifies the case among those of one precision, whatever its size."""
         return self.family, self.name, self.setting
+
+    @property
+    def words(self) -> set[str]:
+        """What it can be selected by."""
+        return {*self.key, self.precision}
 
     def implementation(self, name: str) -> Implementation:
         """By name."""

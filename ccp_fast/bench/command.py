@@ -1,4 +1,4 @@
-"""Options of `ccp-bench`. A new device is a new subcommand over the same runner and report."""
+"""Options of `ccp-bench`. A new device is a new subcommand."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from rich.console import Console
 from ccp_fast.bench import ceilings, machine, report, results
 from ccp_fast.bench.case import Size
 from ccp_fast.bench.cases import all_cases, select
+from ccp_fast.bench.gpu.command import gpu
 from ccp_fast.bench.results import Row
 from ccp_fast.bench.runner import Options, measure
+from ccp_fast.bench.tables import console
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -67,7 +69,7 @@ def cpu(
     torch.set_num_threads(threads)
     seconds = seconds if seconds is not None else (0.2 if quick else 2.0)
     options = Options(size, seconds, threads, compile_, memory=not no_memory)
-    facts, load, screen = machine.facts(threads), machine.Load.now(), report.console()
+    facts, load, screen = machine.facts(threads), machine.Load.now(), console()
     screen.print(
         f"{facts['device']}, {facts['cores']} cores, {facts['instructions']}; {threads} threads; "
         f"torch {torch.__version__}; commit {facts['commit']}; load average {load.at_start}",
@@ -98,6 +100,9 @@ def cpu(
         screen.print(f"{len(rows)} rows in {target}", highlight=False)
     if not finished:
         raise typer.Exit(INTERRUPTED)
+
+
+app.command()(gpu)
 
 
 def _show(screen: Console, rows: list[Row], load: machine.Load) -> None:

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ccp_fast.bench.case import Aim, Role
 
-FORMAT = 1
+FORMAT = 2  # 1 had no precision, and knew the CPU alone
+_READABLE = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,50 @@ class Measured:
     value_error: float | None
     gradient_error: float | None
     extra_bytes: int | None  # peak memory beyond inputs and results; None: not measured
+    issue_ms: float | None = None  # what the CPU takes to issue a call; None: the CPU does it all
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a step makes a GPU do, `count` times in the same way, as torch.profiler tells it; None: it does not say."""
+
+    name: str
+    kind: Literal["kernel", "memset", "memcpy"]
+    count: int
+    microseconds: float  # of all of them
+    grid: list[int]
+    block: list[int]
+    registers: int | None  # per thread
+    shared_bytes: int | None  # per block
+    occupancy: float | None  # percent, estimated from the launch
+
+
+@dataclass(frozen=True)
+class GpuFindings:
+    """What is found out about our step on a GPU besides its time."""
+
+    forward: list[Kernel]  # of one call; empty: the profiler saw nothing
+    backward: list[Kernel]
+    graph: str  # "same bits", or why a CUDA graph of the step is not as good
+    graph_ms: float | None  # of a replay
+    runs: int  # repeated with the same inputs
+    differing: int  # of those, with other bits than the first
+
+    @property
+    def launches(self) -> tuple[int, int] | None:
+        """Kernels of the forward and of the backward pass; None: not seen."""
+        if not self.forward:
+            return None
+        forward, backward = (
+            sum(kernel.count for kernel in part if kernel.kind == "kernel")
+            for part in (self.forward, self.backward)
+        )
+        return forward, backward
+
+
+def label(setting: str, precision: str) -> str:
+    """Float32 goes without saying."""
+    return setting if precision == "float32" else f"{setting}, {precision}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +91,13 @@ class Row:
     implementations: list[Measured]
     failed: dict[str, str] = field(default_factory=dict)  # who could not run, and why
     aims: list[dict[str, Any]] = field(default_factory=list)
+    precision: str = "float32"
+    gpu: GpuFindings | None = None
+
+    @property
+    def label(self) -> str:
+        """Setting and precision."""
+        return label(self.setting, self.precision)
 
     @property
     def ours(self) -> Measured:
@@ -67,7 +119,9 @@ class Row:
 
 
 def judge(aim: Aim, row: Row) -> dict[str, Any] | None:
-    """What was aimed at and what was got; None where the other side is missing."""
+    """What was aimed at and what was got; None where the other side, or the figure, is missing."""
+    if aim.kind in ("floor", "time", "launches"):
+        return _judge_alone(aim, row)
     rival = row.best(aim.against)
     if rival is None:
         return None
@@ -79,6 +133,19 @@ def judge(aim: Aim, row: Row) -> dict[str, Any] | None:
     else:
         got, met = rival.ratio, rival.ratio >= aim.bound
     return {"kind": aim.kind, "against": rival.name, "bound": aim.bound, "got": got, "met": met}
+
+
+def _judge_alone(aim: Aim, row: Row) -> dict[str, Any] | None:
+    got: float | None
+    if aim.kind == "launches":
+        launches = row.gpu.launches if row.gpu else None
+        got = max(launches) if launches else None
+    else:
+        got = row.share_of_floor if aim.kind == "floor" else row.ours.p50_ms
+    if got is None:
+        return None
+    met = got >= aim.bound if aim.kind == "floor" else got <= aim.bound
+    return {"kind": aim.kind, "against": "ours", "bound": aim.bound, "got": got, "met": met}
 
 
 def to_json(rows: Iterable[Row], facts: Mapping[str, Any], run: Mapping[str, Any]) -> str:
@@ -99,10 +166,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of an earlier run. Raises ValueError in one sentence for anything else."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        if document["format"] == FORMAT:
+        if document["format"] in _READABLE:
             rows: list[dict[str, Any]] = document["rows"]
             return rows
-        problem = f"format {document['format']}, this version reads {FORMAT}"
+        problem = f"format {document['format']}, this version reads {' and '.join(map(str, _READABLE))}"
     except FileNotFoundError:
         problem = "no such file"
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -122,6 +189,7 @@ class Change:
     clear: bool  # the medians lie outside each other's p20 to p80
     extra_before: int | None
     extra_now: int | None
+    precision: str = "float32"
 
     @property
     def relative(self) -> float:
@@ -129,12 +197,12 @@ class Change:
         return self.now_ms / self.before_ms - 1
 
 
-def compare(rows: Sequence[Row], threads: int, before: Sequence[Mapping[str, Any]]) -> list[Change]:
-    """Ours now against ours then, for cases of the same shape and number of threads."""
+def compare(rows: Sequence[Row], threads: int | None, before: Sequence[Mapping[str, Any]]) -> list[Change]:
+    """Ours now against ours then, for cases of the same shape, precision and number of threads (None: on a GPU)."""
     old = {_key(row): row for row in before if row["threads"] == threads}
     changes = []
     for row in rows:
-        was = old.get((row.family, row.name, row.setting, row.shape))
+        was = old.get(row_key(row))
         if was is None:
             continue
         then = next(m for m in was["implementations"] if m["role"] == "ours")
@@ -142,15 +210,26 @@ def compare(rows: Sequence[Row], threads: int, before: Sequence[Mapping[str, Any
         apart = now.p50_ms > then["p80_ms"] and then["p50_ms"] < now.p20_ms
         apart |= now.p50_ms < then["p20_ms"] and then["p50_ms"] > now.p80_ms
         changes.append(
-            Change(*row_key(row)[:3], then["p50_ms"], now.p50_ms, apart, then["extra_bytes"], now.extra_bytes)
+            Change(
+                *row_key(row)[:3],
+                then["p50_ms"],
+                now.p50_ms,
+                apart,
+                then["extra_bytes"],
+                now.extra_bytes,
+                row.precision,
+            )
         )
     return changes
 
 
-def row_key(row: Row) -> tuple[str, str, str, str]:
+Key = tuple[str, str, str, str, str]
+
+
+def row_key(row: Row) -> Key:
     """What must be equal for two runs of a case to be comparable."""
-    return row.family, row.name, row.setting, row.shape
+    return row.family, row.name, row.setting, row.shape, row.precision
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    return row["family"], row["name"], row["setting"], row["shape"]
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["family"], row["name"], row["setting"], row["shape"], row.get("precision", "float32")

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -39,8 +40,26 @@ def interleave(
     """
     estimates = {name: _calls_for(step, clock) for name, step in steps.items()}
     slowest = max(per_call * calls for per_call, calls in estimates.values())
-    times = {name: Times() for name in steps}
-    names = list(steps)
+
+    def turn(name: str) -> list[float]:
+        per_call, calls = estimates[name]
+        count = samples_in_a_turn(per_call * calls, slowest)
+        return [_sample(steps[name], calls, clock) for _ in range(count)]
+
+    return take_turns({name: partial(turn, name) for name in steps}, seconds, clock)
+
+
+def samples_in_a_turn(sample: float, slowest: float) -> int:
+    """As many samples as the slowest step takes for one, five at most."""
+    return int(min(MOST_SAMPLES, max(1, slowest / sample)))
+
+
+def take_turns(
+    turns: Mapping[str, Callable[[], list[float]]], seconds: float, clock: Callable[[], float]
+) -> dict[str, Times]:
+    """Rounds in which everyone has a turn, which returns its samples, until the time is up."""
+    times = {name: Times() for name in turns}
+    names = list(turns)
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -50,9 +69,7 @@ def interleave(
             shift = turn % len(names)
             order = names[shift:] + names[:shift]
             for name in order if turn % 2 == 0 else order[::-1]:
-                per_call, calls = estimates[name]
-                count = int(min(MOST_SAMPLES, max(1, slowest / (per_call * calls))))
-                samples = [_sample(steps[name], calls, clock) for _ in range(count)]
+                samples = turns[name]()
                 times[name].samples += samples
                 times[name].rounds.append(statistics.median(samples))
             turn += 1

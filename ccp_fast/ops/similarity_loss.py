@@ -76,6 +76,7 @@ def _(
     reduction: str,
     proxy_rows: bool,
     exclude_self: bool,
+    allow_tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, columns = _number_of_rows(anchors, references, proxy_rows)
     is_double = torch.float64 in (anchors.dtype, references.dtype)
@@ -104,6 +105,7 @@ def _(
     reduction: str,
     proxy_rows: bool,
     exclude_self: bool,
+    allow_tf32: bool,
     need_anchors: bool,
     need_references: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -122,7 +124,7 @@ def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 
 def _differentiate(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    no_gradient = (None,) * 8
+    no_gradient = (None,) * 9
     if grad_loss is None:
         return (None, None, *no_gradient)
     anchors, references, labels, reference_labels, *saved = ctx.saved_tensors
@@ -154,18 +156,19 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _differentiate_twice(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_loss, anchors, references, labels, reference_labels = ctx.saved_tensors
-    exclude_self = ctx.options[-1]
+    *options, _ = ctx.options  # less allow_tf32
+    exclude_self = options[-1]
     with torch.enable_grad():
         grad_loss = grad_loss.detach().requires_grad_()
         anchors = anchors.detach().requires_grad_()
         # Within a batch both arguments are one tensor, and its whole derivative is reported for the anchors.
         references = anchors if exclude_self else references.detach().requires_grad_()
-        value = dense_loss(anchors, references, labels, reference_labels, *ctx.options)
+        value = dense_loss(anchors, references, labels, reference_labels, *options)
         inputs = (anchors,) if exclude_self else (anchors, references)
         first = torch.autograd.grad(value, inputs, grad_loss, create_graph=True)
         weighted = [(g * w).sum() for g, w in zip(first, grad_outputs, strict=False) if w is not None]
         if not weighted:
-            return (None,) * 16
+            return (None,) * 17
         product = torch.stack(weighted).sum()
     second = torch.autograd.grad(
         product,
@@ -173,7 +176,7 @@ def _differentiate_twice(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor
         allow_unused=True,
         create_graph=torch.is_grad_enabled(),
     )
-    return (*second, *(None,) * (16 - len(second)))
+    return (*second, *(None,) * (17 - len(second)))
 
 
 torch.library.register_autograd("ccp_fast::similarity_loss", _differentiate, setup_context=_save_forward)
@@ -194,7 +197,10 @@ def similarity_loss(
     proxy_rows: bool,
     exclude_self: bool,
 ) -> Tensor:
-    """The loss alone; what backward needs stays inside."""
+    """The loss alone; what backward needs stays inside.
+
+    A GPU rounds float32 factors to tf32 where torch's own matrix products may: `torch.set_float32_matmul_precision`.
+    """
     value: Tensor = _forward(
         anchors,
         references,
@@ -206,5 +212,6 @@ def similarity_loss(
         reduction,
         proxy_rows,
         exclude_self,
+        torch.backends.cuda.matmul.allow_tf32,
     )[0]
     return value

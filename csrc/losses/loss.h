@@ -15,7 +15,7 @@
 //   finalize(State<T>, columns, saved[kSaved]) -> RowParts    // the row's loss, and what grad() needs of it
 //   grad(x, same, saved, pos_weight, neg_weight) -> V         // d loss / d x_ij
 //
-// With kUsesPositives, update() and grad() also get the row's Positives.
+// With kUsesPositives, update() and grad() also get the row's positives: an object like Positives below.
 #pragma once
 
 #include <cstdint>
@@ -75,14 +75,21 @@ struct LogSumExp {
 // log(1 + e^x) without overflow.
 CCP_HD double softplus(double x) { return (x > 0 ? x : 0) + ::log1p(::exp(x > 0 ? -x : x)); }
 
-// A row's positives: distance(o) for the o-th column of the row's class (-inf where there is none), and the number of
-// pairs in which each takes part, which grad() needs. `farthest` is the largest distance.
+// A row's positives, as update() and grad() see them: distance(o) for the o-th column of the row's class (-inf where
+// there is none), the largest of them, and a counter for each of the pairs in which it takes part, which grad() needs.
 template <class V>
 struct Positives {
   int64_t count;
   const V* distances;  // [count] per group of rows that share a V
-  V* active;           // [count]
+  V* counters;         // [count]
   V farthest;
+
+  CCP_HD V distance(int64_t o) const { return distances[o]; }
+  CCP_HD V active(int64_t o) const { return counters[o]; }
+  template <class M>
+  CCP_HD void count_active(int64_t o, M violated) const {
+    counters[o] = counters[o] + select(violated, V{} + 1.0f, V{});
+  }
 };
 
 }  // namespace CCP_CAPABILITY

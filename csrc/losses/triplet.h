@@ -26,15 +26,15 @@ struct Triplet {
     state = State<V>{};
   }
 
-  template <class V, class M>
-  CCP_HD M update(State<V>& state, V d, M same, const Positives<V>& row) const {
+  template <class V, class M, class Row>
+  CCP_HD M update(State<V>& state, V d, M same, const Row& row) const {
     state.positives = state.positives + select(same, V{} + T(1), V{});
     state.negatives = state.negatives + select(same, V{}, V{} + T(1));
     const V threshold = d - margin;
     const M violated = (!(row.farthest <= threshold)) & (!same);
     if (any(violated)) {
       for (int64_t o = 0; o < row.count; ++o) {
-        const V t = row.distances[o] - threshold;
+        const V t = row.distance(o) - threshold;
         const M active = (!(t <= T(0))) & violated;
         state.sum = state.sum + select(active, t, V{});
         state.active = state.active + select(active, V{} + T(1), V{});
@@ -44,13 +44,12 @@ struct Triplet {
   }
 
   // One more look at the negatives before grad(): in how many triplets is each positive active?
-  template <class V, class M>
-  CCP_HD void count_active(V d, M same, const Positives<V>& row) const {
+  template <class V, class M, class Row>
+  CCP_HD void count_active(V d, M same, const Row& row) const {
     const V threshold = d - margin;
     const M violated = (!(row.farthest <= threshold)) & (!same);
     if (any(violated)) {
-      for (int64_t o = 0; o < row.count; ++o)
-        row.active[o] = row.active[o] + select((!(row.distances[o] <= threshold)) & violated, V{} + T(1), V{});
+      for (int64_t o = 0; o < row.count; ++o) row.count_active(o, (!(row.distance(o) <= threshold)) & violated);
     }
   }
 
@@ -68,16 +67,16 @@ struct Triplet {
   }
 
   // `ordinal`: which of its class's columns this column is.
-  template <class V, class M>
-  CCP_HD V grad(V d, M same, V weight, const Positives<V>& row, int64_t ordinal) const {
+  template <class V, class M, class Row>
+  CCP_HD V grad(V d, M same, V weight, const Row& row, int64_t ordinal) const {
     V pushes = V{};
     const V threshold = d - margin;
     const M violated = (!(row.farthest <= threshold)) & (!same);
     if (any(violated)) {
       for (int64_t o = 0; o < row.count; ++o)
-        pushes = pushes - select((!(row.distances[o] <= threshold)) & violated, V{} + T(1), V{});
+        pushes = pushes - select((!(row.distance(o) <= threshold)) & violated, V{} + T(1), V{});
     }
-    if (any(same)) pushes = select(same, row.active[ordinal], pushes);
+    if (any(same)) pushes = select(same, row.active(ordinal), pushes);
     return pushes * weight;
   }
 };

@@ -16,11 +16,9 @@ std::string build_info() {
 #else
   text += "cpu_capabilities_built=portable\n";
 #endif
-#ifdef CCP_CUDA_ARCHITECTURES
   text += "cuda_architectures=" CCP_CUDA_ARCHITECTURES "\n";
-#else
-  text += "cuda_architectures=\n";
-  text += "cuda_missing=" CCP_CUDA_MISSING "\n";  // the reason, in words
+#ifndef CCP_HAVE_CUDA
+  text += "cuda_missing=" CCP_CUDA_MISSING "\n";
 #endif
 #if defined(__clang__)
   text += "compiler=clang " __clang_version__ "\n";
@@ -29,5 +27,8 @@ std::string build_info() {
 #endif
   return text;
 }
+
+const char* cuda_architectures() { return CCP_CUDA_ARCHITECTURES; }
+const char* cuda_missing() { return CCP_CUDA_MISSING; }
 
 }  // namespace ccp

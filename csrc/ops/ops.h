@@ -12,24 +12,47 @@
 namespace ccp {
 
 std::string build_info();
+const char* cuda_architectures();  // "80,90a"; empty without CUDA kernels
+const char* cuda_missing();        // the reason for that, in words
 
 std::tuple<Tensor, Tensor> farthest_points_cpu(const Tensor& points, const Tensor& offsets,
                                                const std::optional<Tensor>& seeds,
                                                const std::optional<Tensor>& seed_offsets, int64_t k,
                                                const OpString& normalize, bool pad);
 
+std::tuple<Tensor, Tensor> farthest_points_cuda(const Tensor& points, const Tensor& offsets,
+                                                const std::optional<Tensor>& seeds,
+                                                const std::optional<Tensor>& seed_offsets, int64_t k,
+                                                const OpString& normalize, bool pad);
+
 Tensor projection_grad_cpu_(const std::vector<Tensor>& grads, const std::vector<Tensor>& params,
                             const std::vector<Tensor>& previous, double lam);
+
+Tensor projection_grad_cuda_(const std::vector<Tensor>& grads, const std::vector<Tensor>& params,
+                             const std::vector<Tensor>& previous, double lam);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> similarity_loss_cpu(
     const Tensor& anchors, const Tensor& references, const Tensor& labels,
     const std::optional<Tensor>& reference_labels, const OpString& loss, const std::vector<double>& parameters,
-    const OpString& normalize, const OpString& reduction, bool proxy_rows, bool exclude_self);
+    const OpString& normalize, const OpString& reduction, bool proxy_rows, bool exclude_self, bool allow_tf32);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> similarity_loss_cuda(
+    const Tensor& anchors, const Tensor& references, const Tensor& labels,
+    const std::optional<Tensor>& reference_labels, const OpString& loss, const std::vector<double>& parameters,
+    const OpString& normalize, const OpString& reduction, bool proxy_rows, bool exclude_self, bool allow_tf32);
 
 std::tuple<Tensor, Tensor> similarity_loss_backward_cpu(
     const Tensor& grad_loss, const Tensor& anchors, const Tensor& references, const Tensor& labels,
     const std::optional<Tensor>& reference_labels, const Tensor& row_state, const Tensor& normalizer,
     const Tensor& active, const OpString& loss, const std::vector<double>& parameters, const OpString& normalize,
-    const OpString& reduction, bool proxy_rows, bool exclude_self, bool need_anchors, bool need_references);
+    const OpString& reduction, bool proxy_rows, bool exclude_self, bool allow_tf32, bool need_anchors,
+    bool need_references);
+
+std::tuple<Tensor, Tensor> similarity_loss_backward_cuda(
+    const Tensor& grad_loss, const Tensor& anchors, const Tensor& references, const Tensor& labels,
+    const std::optional<Tensor>& reference_labels, const Tensor& row_state, const Tensor& normalizer,
+    const Tensor& active, const OpString& loss, const std::vector<double>& parameters, const OpString& normalize,
+    const OpString& reduction, bool proxy_rows, bool exclude_self, bool allow_tf32, bool need_anchors,
+    bool need_references);
 
 }  // namespace ccp

@@ -5,5 +5,7 @@
 `by_hand`  the same with gradients by hand: in place, in as few passes as there can be, sparse where hinges
            leave little
 `peers`    pytorch-metric-learning's classes, set to the same loss
+`cross_entropy`  fused linear cross-entropies, set to Proxy-NCA++ (GPU)
 `lists`    k-center, projections and retrieval in eager PyTorch
+`farthest` farthest-point sampling of other libraries (GPU)
 """

@@ -7,7 +7,8 @@ log-sum-exp losses  three matrix products and three passes over one matrix [M, N
                     are folded into the anchors, row and column weights into the thin sides; similarities of
                     unit vectors are bounded, so no maximum is subtracted (scales up to 80 in float32)
 hinge losses        one matrix product and one comparison; where at most one pair in 20 is active, value and
-                    gradients come from the active pairs alone
+                    gradients come from the active pairs alone. On a GPU to count them is to wait for it: there
+                    the dense version competes as well
 
 Gradients with respect to unit vectors lose their part along the vector when taken back to the originals.
 """
@@ -63,9 +64,15 @@ class Negatives:
 
 
 class Problem:
-    """One call: lengths, unit anchors, positives; unit references are a copy that hinge losses do without."""
+    """One call: lengths, unit anchors, positives; unit references are a copy that hinge losses do without.
 
-    def __init__(self, anchors: Tensor, references: Tensor | None, labels: Tensor) -> None:
+    `gather`: may active pairs be counted, and gathered where they are few?
+    """
+
+    def __init__(
+        self, anchors: Tensor, references: Tensor | None, labels: Tensor, gather: bool = True
+    ) -> None:
+        self.gather = gather
         self.length_a = torch.linalg.vector_norm(anchors, dim=1)  # [M]
         self.a = anchors / self.length_a[:, None]  # [M, D]
         self.within_batch = references is None
@@ -93,6 +100,8 @@ class Problem:
             s.div_(self.length_r)
         s_pos = s.gather(1, self.positives)
         self._without_self(s).scatter_(1, self.positives, NEVER)
+        if not self.gather:
+            return s_pos, Negatives(s)
         active = s > threshold(s_pos)
         if active.count_nonzero() > DENSE_FROM * s.numel():
             return s_pos, Negatives(s)
@@ -103,7 +112,7 @@ class Problem:
         """Gradients of the positives [M, P] and of the negatives, put together."""
         if negatives.row is None or negatives.column is None:
             return Dense(g_neg.scatter_(1, self.positives, g_pos))
-        row = torch.arange(len(s_pos)).repeat_interleave(s_pos.shape[1])
+        row = torch.arange(len(s_pos), device=s_pos.device).repeat_interleave(s_pos.shape[1])
         return Sparse(
             torch.cat([negatives.row, row]),
             torch.cat([negatives.column, self.positives.flatten()]),
@@ -124,19 +133,25 @@ def loss_of(loss: Loss, anchors: Tensor, references: Tensor | None, labels: Tens
     return value
 
 
+def value_and_gradients(
+    loss: Loss, anchors: Tensor, references: Tensor | None, labels: Tensor, gather: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The value, the gradient of the anchors and that of the references, None within a batch."""
+    problem = Problem(anchors, references, labels, gather)
+    value, gradient = loss(problem)
+    if isinstance(gradient, Sparse):
+        grad_a, grad_r = _of_sparse(problem, gradient)
+    else:
+        grad_a, grad_r = _of_dense(problem, gradient)
+    if references is None:
+        return value, grad_a.add_(grad_r.div_(problem.length_a[:, None])), None
+    return value, grad_a, grad_r.view_as(references)
+
+
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, loss: Loss, anchors: Tensor, references: Tensor | None, labels: Tensor) -> Tensor:
-        problem = Problem(anchors, references, labels)
-        value, gradient = loss(problem)
-        if isinstance(gradient, Sparse):
-            grad_a, grad_r = _of_sparse(problem, gradient)
-        else:
-            grad_a, grad_r = _of_dense(problem, gradient)
-        if references is None:
-            ctx.gradients = grad_a.add_(grad_r.div_(problem.length_a[:, None])), None
-        else:
-            ctx.gradients = grad_a, grad_r.view_as(references)
+        value, *ctx.gradients = value_and_gradients(loss, anchors, references, labels)
         return value
 
     @staticmethod

@@ -27,7 +27,7 @@ def k_center_table(points: Tensor, seeds: Tensor, k: int) -> tuple[Tensor, Tenso
 
 def _greedy(points: Tensor, nearest: Tensor, k: int, table: Tensor | None) -> tuple[Tensor, Tensor]:
     """nearest [S, n]: squares of the distances to the nearest seed; table [S, n, n]: of all distances."""
-    segment = torch.arange(len(points))
+    segment = torch.arange(len(points), device=points.device)
     picked = torch.zeros_like(nearest)  # −∞ where a point has been picked
     picks, radii = [], []
     for _ in range(k):
@@ -43,6 +43,15 @@ def _greedy(points: Tensor, nearest: Tensor, k: int, table: Tensor | None) -> tu
     return torch.stack(picks, 1), torch.stack(radii, 1).clamp_(min=0).sqrt_()
 
 
+def covering_radius(points: Tensor, picks: Tensor) -> Tensor:
+    """The largest distance of a point to its nearest pick: points [S, n, D], picks [S, k] -> [S]."""
+    nearest = points.new_full(points.shape[:2], torch.inf)
+    segment = torch.arange(len(points), device=points.device)
+    for pick in picks.unbind(1):
+        torch.minimum(nearest, (points - points[segment, pick][:, None]).square_().sum(2), out=nearest)
+    return nearest.amax(1).sqrt_()
+
+
 def projection_foreach(grads: list[Tensor], params: list[Tensor], previous: list[Tensor], lam: float) -> None:
     """grads += lam·params, then grads −= lam·previous: six passes over memory, without the penalty."""
     torch._foreach_add_(grads, params, alpha=lam)
@@ -56,14 +65,18 @@ def projection_each(grads: list[Tensor], params: list[Tensor], previous: list[Te
 
 
 def retrieval(embeddings: Tensor, labels: Tensor, most: int, block: int = 1024) -> Tensor:
-    """P@1, R-precision and MAP@R of unit embeddings, [3] float64; no class has more than most + 1 members."""
+    """P@1, R-precision and MAP@R of unit embeddings, [3] float64 on the CPU.
+
+    No class has more than most + 1 members.
+    """
+    device = embeddings.device
     counts = torch.bincount(labels)
-    totals = torch.zeros(3, dtype=torch.float64)
-    ranks = torch.arange(1, most + 1)
+    totals = torch.zeros(3, dtype=torch.float64, device=device)
+    ranks = torch.arange(1, most + 1, device=device)
     for start in range(0, len(embeddings), block):
-        rows = torch.arange(start, min(start + block, len(embeddings)))
+        rows = torch.arange(start, min(start + block, len(embeddings)), device=device)
         s = embeddings[rows] @ embeddings.T
-        s[torch.arange(len(rows)), rows] = -torch.inf
+        s[rows - start, rows] = -torch.inf
         hits = labels[s.topk(most).indices] == labels[rows, None]
         relevant = counts[labels[rows]][:, None] - 1
         counted = (hits & (ranks <= relevant)).double()
@@ -71,4 +84,4 @@ def retrieval(embeddings: Tensor, labels: Tensor, most: int, block: int = 1024) 
         totals += torch.stack(
             [hits[:, 0].double().sum(), (counted / relevant).sum(), (precision / relevant).sum()]
         )
-    return totals / len(embeddings)
+    return (totals / len(embeddings)).cpu()

@@ -2,7 +2,8 @@
 
 Each is a function of the matrix of similarities of unit vectors, s [M, N], and of the columns of each row's
 class, positives [M, P]; that those columns are known by index saves two masks of the size of s. Parameters
-are those of `ccp_fast.functional`, the reduction is the loss's usual one, named in each docstring.
+are those of `ccp_fast.functional`, the reduction is the loss's usual one, named in each docstring. Of bfloat16
+embeddings the product is bfloat16, as a matrix unit gives it, and everything after it float32.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ def loss_of(pair_loss: PairLoss, anchors: Tensor, references: Tensor | None, lab
     """The loss of anchors [M, D] against proxies [C, K, D], or within the batch where references is None."""
     a = normalize(anchors, dim=1)
     if references is None:
-        return pair_loss((a @ a.T).fill_diagonal_(NEVER), positives_of(labels, None))
+        return pair_loss(_wide((a @ a.T).fill_diagonal_(NEVER)), positives_of(labels, None))
     r = normalize(references.flatten(0, 1), dim=1)
-    return pair_loss(a @ r.T, positives_of(labels, references.shape[1]))
+    return pair_loss(_wide(a @ r.T), positives_of(labels, references.shape[1]))
 
 
 def positives_of(labels: Tensor, per_class: int | None) -> Tensor:
@@ -89,6 +90,10 @@ def proxy_anchor(s: Tensor, positives: Tensor, alpha: float, margin: float) -> T
     )
     push = softplus(torch.logsumexp(alpha * (s.scatter(1, positives, NEVER) + margin), 0))
     return torch.log1p(pulls).sum() / (pulls > 0).sum() + push.mean()
+
+
+def _wide(s: Tensor) -> Tensor:
+    return s.float() if s.dtype == torch.bfloat16 else s
 
 
 def _distance(s: Tensor) -> Tensor:

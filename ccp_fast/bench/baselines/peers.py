@@ -22,7 +22,7 @@ def _with_references(criterion: Any, divide_by_rows: bool = False) -> Call:
             value: Tensor = criterion(anchors, labels)
         else:
             classes, per_class, _ = references.shape
-            ref_labels = torch.arange(classes).repeat_interleave(per_class)
+            ref_labels = torch.arange(classes, device=references.device).repeat_interleave(per_class)
             value = criterion(anchors, labels, ref_emb=references.flatten(0, 1), ref_labels=ref_labels)
         return value / len(anchors) if divide_by_rows else value
 
@@ -87,7 +87,7 @@ def proxy_anchor(alpha: float, margin: float) -> Call:
     return call
 
 
-def retrieval() -> Callable[[Tensor, Tensor], Tensor]:
+def retrieval(device: str = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
     """AccuracyCalculator with its own exact neighbours (matrix of distances and topk)."""
     from pytorch_metric_learning.distances import LpDistance
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
@@ -97,7 +97,7 @@ def retrieval() -> Callable[[Tensor, Tensor], Tensor]:
     calculator = AccuracyCalculator(
         include=names,
         k="max_bin_count",
-        device=torch.device("cpu"),
+        device=torch.device(device),
         knn_func=CustomKNN(LpDistance()),
         kmeans_func=lambda *_: None,
     )

@@ -1,4 +1,4 @@
-"""All cases, in the order they are shown. Each family is a module with `cases(size)`."""
+"""All cases, in the order they are shown. Each family is a module with `cases(size)`; `gpu` puts them together anew."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FAMILIES = (losses, k_center, projection, evaluation)
 
 
 def all_cases(size: Size) -> list[Case]:
-    """Every case, its inputs not yet made."""
+    """Every case on the CPU, its inputs not yet made."""
     return [case for family in _FAMILIES for case in family.cases(size)]
 
 
@@ -21,15 +21,16 @@ def find(key: tuple[str, str, str], size: Size) -> Case:
 
 
 def select(cases: Sequence[Case], only: str | None) -> list[Case]:
-    """Cases whose family, name or setting is in the comma-separated list; None: all.
+    """Cases that one of the comma-separated entries fits; None: all.
 
-    Raises ValueError naming the words that fit no case.
+    An entry is a family, name, setting or precision, or several joined by + that must all fit. Raises ValueError
+    naming the words that fit no case.
     """
     if only is None:
         return list(cases)
-    words = {word.strip() for word in only.split(",")}
-    known = sorted({part for case in cases for part in case.key})
-    unknown = sorted(words - set(known))
+    entries = [{word.strip() for word in entry.split("+")} for entry in only.split(",")]
+    known = {word for case in cases for word in case.words}
+    unknown = sorted(set().union(*entries) - known)
     if unknown:
-        raise ValueError(f"--only: expected some of {', '.join(known)}, got {', '.join(unknown)}")
-    return [case for case in cases if words & set(case.key)]
+        raise ValueError(f"--only: expected some of {', '.join(sorted(known))}, got {', '.join(unknown)}")
+    return [case for case in cases if any(entry <= case.words for entry in entries)]

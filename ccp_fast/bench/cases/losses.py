@@ -18,11 +18,12 @@ from torch.nn.functional import normalize
 
 from ccp_fast import functional
 from ccp_fast.bench.baselines import by_hand, pairs, peers
-from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Size, Step, Work
+from ccp_fast.bench.case import CPU, Aim, Case, Implementation, Outputs, Place, Size, Step, Work
 
 FAMILY = "losses"
 BATCH_CLASSES = 32
 GROUP = 16  # classes that look alike
+AT_ONCE = 1 << 28  # pairs whose gradients are counted together
 
 Call = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
@@ -154,36 +155,56 @@ class Inputs:
         )
 
 
-def make_inputs(shape: Shape, seed: int = 0) -> Inputs:
-    """Random, the same every time."""
-    random = torch.Generator().manual_seed(seed)
+def make_inputs(shape: Shape, seed: int = 0, place: Place = CPU) -> Inputs:
+    """Random, the same every time on the same kind of device."""
+    device = place.device
+    random = torch.Generator(device).manual_seed(seed)
 
     def noise(*size: int) -> Tensor:
-        return normalize(torch.randn(*size, shape.dim, generator=random), dim=-1)
+        return normalize(torch.randn(*size, shape.dim, generator=random, device=device), dim=-1)
 
     def lengths(*size: int) -> Tensor:
-        return torch.rand(*size, 1, generator=random) + 0.5
+        return torch.rand(*size, 1, generator=random, device=device) + 0.5
 
     classes = shape.classes or max(BATCH_CLASSES, GROUP)
     groups = noise((classes + GROUP - 1) // GROUP).repeat_interleave(GROUP, 0)[:classes]
     centers = normalize(groups + 0.25 * noise(classes), dim=-1)
     few = min(BATCH_CLASSES, shape.anchors // 2, classes)
-    chosen = torch.randperm(classes, generator=random)[:few]
+    chosen = torch.randperm(classes, generator=random, device=device)[:few]
     labels = chosen.repeat_interleave(shape.anchors // few)
     anchors = (centers[labels] + 0.4 * noise(len(labels))) * lengths(len(labels))
     references = None
     if shape.classes:
         proxies = centers[:, None] + 0.3 * noise(classes, shape.per_class)
-        references = (proxies * lengths(classes, shape.per_class)).requires_grad_()
-    return Inputs(anchors.requires_grad_(), references, labels)
+        references = (proxies * lengths(classes, shape.per_class)).to(place.dtype).requires_grad_()
+    return Inputs(anchors.to(place.dtype).requires_grad_(), references, labels)
 
 
 def cases(size: Size) -> list[Case]:
     """Each loss in each of its settings."""
-    return [_case(loss, setting, SHAPES[size][setting]) for loss in LOSSES for setting in loss.settings]
+    return [
+        case(
+            loss,
+            setting,
+            SHAPES[size][setting],
+            aims=(Aim("speed", "peer", 5.0), Aim("memory", "peer", 0.02))
+            if setting == "sop" and loss.has_peer
+            else (),
+        )
+        for loss in LOSSES
+        for setting in loss.settings
+    ]
 
 
-def _case(loss: Loss, setting: str, shape: Shape) -> Case:
+def case(
+    loss: Loss,
+    setting: str,
+    shape: Shape,
+    place: Place = CPU,
+    implementations: tuple[Implementation, ...] | None = None,
+    aims: tuple[Aim, ...] = (),
+) -> Case:
+    """One loss at one shape; `implementations`: None for those of the CPU."""
     if loss.one_proxy:
         shape = replace(shape, classes=shape.classes * shape.per_class, per_class=1)
     return Case(
@@ -191,35 +212,38 @@ def _case(loss: Loss, setting: str, shape: Shape) -> Case:
         name=loss.name,
         setting=setting,
         shape=str(shape),
-        inputs=partial(make_inputs, shape),
+        inputs=partial(make_inputs, shape, place=place),
         work=partial(_work, loss),
-        implementations=_implementations(loss),
-        truth=lambda inputs: _forward_backward(partial(pairs.loss_of, loss.eager), inputs.double())(),
-        aims=(Aim("speed", "peer", 5.0), Aim("memory", "peer", 0.02))
-        if setting == "sop" and loss.has_peer
-        else (),
+        implementations=_implementations(loss) if implementations is None else implementations,
+        truth=lambda inputs: forward_backward(partial(pairs.loss_of, loss.eager), inputs.double())(),
+        aims=aims,
+        precision=place.precision,
+        products=True,
+        passes=partial(_passes, loss.ours),
     )
 
 
 def _implementations(loss: Loss) -> tuple[Implementation, ...]:
     versions = [
-        Implementation("ccp_fast", "ours", partial(_forward_backward, loss.ours)),
-        Implementation("eager", "eager", partial(_forward_backward, partial(pairs.loss_of, loss.eager))),
+        Implementation("ccp_fast", "ours", partial(forward_backward, loss.ours)),
+        Implementation("eager", "eager", partial(forward_backward, partial(pairs.loss_of, loss.eager))),
         Implementation(
-            "eager by hand", "eager", partial(_forward_backward, partial(by_hand.loss_of, loss.by_hand))
+            "eager by hand", "eager", partial(forward_backward, partial(by_hand.loss_of, loss.by_hand))
         ),
-        Implementation("torch.compile", "compiled", partial(_compiled, loss.eager)),
+        Implementation("torch.compile", "compiled", compiled(loss.eager)),
     ]
     if loss.has_peer:
         versions.append(
             Implementation(
-                "pytorch-metric-learning", "peer", lambda inputs: _forward_backward(loss.peer(), inputs)
+                "pytorch-metric-learning", "peer", lambda inputs: forward_backward(loss.peer(), inputs)
             )
         )
     return tuple(versions)
 
 
-def _forward_backward(call: Call, inputs: Inputs) -> Step:
+def forward_backward(call: Call, inputs: Inputs) -> Step:
+    """A call and its gradients."""
+
     def step() -> Outputs:
         value = call(inputs.anchors, inputs.references, inputs.labels)
         return value.detach(), *torch.autograd.grad(value, inputs.leaves)
@@ -227,10 +251,27 @@ def _forward_backward(call: Call, inputs: Inputs) -> Step:
     return step
 
 
-def _compiled(pair_loss: pairs.PairLoss, inputs: Inputs) -> Step:
-    torch._dynamo.reset()
-    call: Any = torch.compile(partial(pairs.loss_of, pair_loss), dynamic=False)
-    return _forward_backward(call, inputs)
+def compiled(pair_loss: pairs.PairLoss) -> Callable[[Inputs], Step]:
+    """Compiled for the first inputs it is prepared for, and used again for others of their shape."""
+    calls: list[Any] = []
+
+    def prepare(inputs: Inputs) -> Step:
+        if not calls:
+            torch._dynamo.reset()
+            calls.append(torch.compile(partial(pairs.loss_of, pair_loss), dynamic=False))
+        return forward_backward(calls[0], inputs)
+
+    return prepare
+
+
+def _passes(call: Call, inputs: Inputs) -> tuple[Step, Step]:
+    """Forward, and backward from a value that is already there and a gradient that is given."""
+    value = call(inputs.anchors, inputs.references, inputs.labels)
+    one = torch.ones_like(value)
+    return (
+        lambda: (call(inputs.anchors, inputs.references, inputs.labels),),
+        lambda: torch.autograd.grad(value, inputs.leaves, one, retain_graph=True),
+    )
 
 
 def _work(loss: Loss, inputs: Inputs) -> Work:
@@ -251,14 +292,23 @@ def work(inputs: Inputs, active: int) -> Work:
 
 
 def active_pairs(pair_loss: pairs.PairLoss, inputs: Inputs) -> int:
-    """Pairs whose similarity has a gradient."""
+    """Pairs whose similarity has a gradient, in float32."""
+    labels = inputs.labels
     with torch.no_grad():
-        a = normalize(inputs.anchors, dim=1)
-        r = a if inputs.references is None else normalize(inputs.references.flatten(0, 1), dim=1)
-        s = a @ r.T
-        if inputs.references is None:
-            s.fill_diagonal_(pairs.NEVER)
-    s.requires_grad_()
-    per_class = None if inputs.references is None else inputs.references.shape[1]
-    (gradient,) = torch.autograd.grad(pair_loss(s, pairs.positives_of(inputs.labels, per_class)), s)
+        a = normalize(inputs.anchors.float(), dim=1)
+    if inputs.references is None:
+        with torch.no_grad():
+            s = (a @ a.T).fill_diagonal_(pairs.NEVER)
+        return _with_gradient(pair_loss, s, pairs.positives_of(labels, None))
+    with torch.no_grad():
+        r = normalize(inputs.references.flatten(0, 1).float(), dim=1)
+    rows = max(1, AT_ONCE // max(1, len(r)))
+    return sum(
+        _with_gradient(pair_loss, part @ r.T, pairs.positives_of(own, inputs.references.shape[1]))
+        for part, own in zip(a.split(rows), labels.split(rows), strict=True)
+    )
+
+
+def _with_gradient(pair_loss: pairs.PairLoss, s: Tensor, positives: Tensor) -> int:
+    (gradient,) = torch.autograd.grad(pair_loss(s.requires_grad_(), positives), s)
     return int(gradient.count_nonzero())

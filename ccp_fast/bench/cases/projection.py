@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ccp_fast import functional
 from ccp_fast.bench.baselines import lists
-from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Size, Step, Work
+from ccp_fast.bench.case import CPU, Aim, Case, Implementation, Outputs, Place, Size, Step, Work
 from ccp_fast.bench.ceilings import copies
 
 FAMILY = "projection"
@@ -42,43 +42,69 @@ def resnet50_shapes() -> list[tuple[int, ...]]:
     return [*shapes, (1000, channels), (1000,)]
 
 
-def make_inputs(shapes: list[tuple[int, ...]], seed: int = 0) -> Inputs:
-    """Random, the same every time."""
-    random = torch.Generator().manual_seed(seed)
-    return Inputs(*([torch.randn(shape, generator=random) for shape in shapes] for _ in range(3)))
+def make_inputs(shapes: list[tuple[int, ...]], seed: int = 0, place: Place = CPU) -> Inputs:
+    """Random, the same every time on the same kind of device."""
+    random = torch.Generator(place.device).manual_seed(seed)
+
+    def numbers(shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=random, device=place.device).to(place.dtype)
+
+    return Inputs(*([numbers(shape) for shape in shapes] for _ in range(3)))
 
 
 def cases(size: Size) -> list[Case]:
     """One list of parameters, beside copies of as many bytes as the floor says."""
+    copies_of_bytes = (
+        Implementation("copy by Tensor.copy_", "copy", partial(_copy, "Tensor.copy_")),
+        Implementation("copy by memcpy", "copy", partial(_copy, "memcpy")),
+    )
+    return [case(size, copies_of_bytes, aims=(Aim("rate", "copy", 0.9),))]
+
+
+def case(
+    size: Size, copies_of_bytes: tuple[Implementation, ...], place: Place = CPU, aims: tuple[Aim, ...] = ()
+) -> Case:
+    """ResNet-50, or part of it where the size is not full."""
     everything = resnet50_shapes()
     shapes = {"full": everything, "quick": everything[-30:], "toy": everything[:12]}[size]
     numbers = sum(torch.Size(shape).numel() for shape in shapes)
-    return [
-        Case(
-            family=FAMILY,
-            name="projection_grad_",
-            setting="resnet-50",
-            shape=f"{len(shapes)} tensors, {numbers / 1e6:.1f} M",
-            inputs=partial(make_inputs, shapes),
-            work=work,
-            implementations=(
-                Implementation("ccp_fast", "ours", partial(_prepare, _ours)),
-                Implementation("two _foreach_add_", "eager", partial(_prepare, lists.projection_foreach)),
-                Implementation("add_ one by one", "eager", partial(_prepare, lists.projection_each)),
-                Implementation("copy by Tensor.copy_", "copy", partial(_copy, "Tensor.copy_")),
-                Implementation("copy by memcpy", "copy", partial(_copy, "memcpy")),
-            ),
-            truth=_truth,
-            aims=(Aim("rate", "copy", 0.9),),
-            in_place=True,
-        )
-    ]
+    return Case(
+        family=FAMILY,
+        name="projection_grad_",
+        setting="resnet-50",
+        shape=f"{len(shapes)} tensors, {numbers / 1e6:.1f} M",
+        inputs=partial(make_inputs, shapes, place=place),
+        work=work,
+        implementations=(
+            Implementation("ccp_fast", "ours", partial(_prepare, _ours)),
+            Implementation("two _foreach_add_", "eager", partial(_prepare, lists.projection_foreach)),
+            Implementation("add_ one by one", "eager", partial(_prepare, lists.projection_each)),
+            *copies_of_bytes,
+        ),
+        truth=_truth,
+        aims=aims,
+        in_place=True,
+        precision=place.precision,
+    )
 
 
 def work(inputs: Inputs) -> Work:
     """Three lists read, one written; difference, product, sum, and square and sum of the penalty."""
     numbers = sum(param.numel() for param in inputs.params)
-    return Work(5.0 * numbers, 16.0 * numbers)
+    return Work(5.0 * numbers, 4.0 * sum(param.nbytes for param in inputs.params))
+
+
+def copy_on_device(inputs: Inputs) -> Step:
+    """As many bytes as the floor says, by one Tensor.copy_ on the parameters' device."""
+    bytes_read = 2 * sum(param.nbytes for param in inputs.params)
+    source = torch.ones(bytes_read, dtype=torch.uint8, device=inputs.params[0].device)
+    target = torch.empty_like(source)
+
+    def step() -> Outputs:
+        target.copy_(source)
+        return ()
+
+    return step
 
 
 def _ours(grads: list[Tensor], params: list[Tensor], previous: list[Tensor], lam: float) -> Tensor:

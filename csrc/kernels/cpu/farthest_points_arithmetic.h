@@ -1,15 +1,14 @@
 // The arithmetic of k-center as kernels/cpu/farthest_points.h fixes it: lanes, tree, scales and ranks.
 #pragma once
 
-#include "common/normalize.h"
 #include "common/simd.h"
+#include "kernels/farthest_points.h"
 
 namespace ccp {
 namespace CCP_CAPABILITY {
 namespace k_center {
 
-constexpr int kSumLanes = 16;  // a vector register holds 2 to 16 of them
-constexpr int kBlock = 4;      // points measured against a centre at a time: enough independent sums to hide latency
+constexpr int kBlock = 4;  // points measured against a centre at a time: enough independent sums to hide latency
 
 CCP_HD int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 CCP_HD int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -87,22 +86,11 @@ bool holds_nan(const T* v, int64_t stride) {
 template <class T>
 T normalizing_scale(Normalize normalize, const T* v, T squares, int64_t dim) {
   double exact = squares;
-  if (!(exact > 1e-30 && exact < 1e30)) {
+  if (!in_range(exact)) {
     exact = 0;
     for (int64_t d = 0; d < dim; ++d) exact += double(v[d]) * double(v[d]);
   }
-  const double length = ::sqrt(exact);
-  if (!(length <= 1.7976931348623157e308)) return T(__builtin_nan(""));
-  if (normalize == Normalize::kBall) return length > 1 ? T(1 / length) : T(1);
-  return length > 1e-12 ? T(1 / length) : T(0);
-}
-
-// ‖v‖² after normalisation, ranked without the rounding of a scaled vector: all vectors on the sphere are equal.
-template <class T>
-T norm_rank(Normalize normalize, T squares, T scale) {
-  if (normalize == Normalize::kUnit) return scale > 0 ? T(1) : T(0);
-  if (normalize == Normalize::kBall) return scale < 1 || squares > 1 ? T(1) : squares;
-  return squares;
+  return scale_of<T>(normalize, exact);
 }
 
 }  // namespace k_center

@@ -12,20 +12,6 @@ namespace k_center {
 constexpr int64_t kChunkElements = 1 << 16;
 constexpr int64_t kPrefetchBytes = 1 << 12;  // how far ahead of the arithmetic
 
-// The triangle inequality: ‖x − new‖ >= ‖old − new‖ − ‖x − old‖, so a point x nearer to its centre `old` than half the
-// way from there to the new one keeps it. Returns the squared distance below which that holds for the computed, rounded
-// numbers too; 0 where rounding could not be bounded (underflow, overflow).
-template <class T>
-T safe_distance(T between_centres, int64_t stride) {
-  constexpr T kEpsilon = sizeof(T) == 4 ? T(1.2e-7) : T(2.3e-16);
-  constexpr T kTiny = sizeof(T) == 4 ? T(1e-30) : T(1e-290);
-  constexpr T kHuge = sizeof(T) == 4 ? T(1e38) : T(1e307);
-  if (!(between_centres > kTiny && between_centres < kHuge)) return T(0);
-  // A squared distance is a sum of stride / 16 + 4 roundings at most one after another, and of two before.
-  const T relative_error = T(stride / kSumLanes + 8) * kEpsilon;
-  return between_centres * (T(0.25) - 4 * relative_error);
-}
-
 template <class T>
 void select_large(const FarthestPointsProblem& problem, int64_t s, BadRow* bad_point, BadRow* bad_seed) {
   Vectors<T> points = segment_of<T>(problem.points, s, problem.dim);

@@ -115,7 +115,7 @@ std::vector<double> from_tensor(const Tensor& tensor) {
 std::tuple<Tensor, Tensor, Tensor, Tensor> similarity_loss_cpu(
     const Tensor& anchors, const Tensor& references, const Tensor& labels,
     const std::optional<Tensor>& reference_labels, const OpString& loss, const std::vector<double>& parameters,
-    const OpString& normalize, const OpString& reduction, bool proxy_rows, bool exclude_self) {
+    const OpString& normalize, const OpString& reduction, bool proxy_rows, bool exclude_self, bool /*allow_tf32*/) {
   const CpuProblem cpu(anchors, references, labels, reference_labels, loss, parameters, normalize, proxy_rows,
                        exclude_self);
   const SimilarityProblem& problem = cpu.problem;
@@ -137,7 +137,8 @@ std::tuple<Tensor, Tensor> similarity_loss_backward_cpu(
     const Tensor& grad_loss, const Tensor& anchors, const Tensor& references, const Tensor& labels,
     const std::optional<Tensor>& reference_labels, const Tensor& row_state, const Tensor& normalizer,
     const Tensor& active, const OpString& loss, const std::vector<double>& parameters, const OpString& normalize,
-    const OpString& reduction, bool proxy_rows, bool exclude_self, bool need_anchors, bool need_references) {
+    const OpString& reduction, bool proxy_rows, bool exclude_self, bool /*allow_tf32*/, bool need_anchors,
+    bool need_references) {
   const CpuProblem cpu(anchors, references, labels, reference_labels, loss, parameters, normalize, proxy_rows,
                        exclude_self);
   const SimilarityProblem& problem = cpu.problem;

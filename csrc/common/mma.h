@@ -1,0 +1,114 @@
+// The tensor cores' m16n8k8 product in tf32: D[16×8] += A[16×8] · B[8×8], each operand spread over the warp's lanes as
+// the PTX manual lays it out (section "Matrix Fragments for mma.m16n8k8", .tf32). With g = lane / 4 and t = lane % 4:
+//   A: a[0] = (g, t)  a[1] = (g + 8, t)  a[2] = (g, t + 4)  a[3] = (g + 8, t + 4)
+//   B: b[0] = (t, g)  b[1] = (t + 4, g)                                    (row k, column n)
+//   D: d[0] = (g, 2t)  d[1] = (g, 2t + 1)  d[2] = (g + 8, 2t)  d[3] = (g + 8, 2t + 1)
+//
+// tf32 keeps 10 of float's 23 fraction bits. A float is the sum of two such numbers to within 2^-22 of itself, so three
+// products (large·large + large·small + small·large) are as good as a float product; numbers that had 16 bits to begin
+// with (bfloat16, float16 in its normal range) are exact in one.
+#pragma once
+
+#include "common/convert.h"
+#include "common/cuda.h"
+#include "common/products.h"
+
+namespace ccp {
+
+struct FragmentA {
+  float v[4];
+};
+struct FragmentB {
+  float v[2];
+};
+struct FragmentD {
+  float v[4];
+};
+
+CCP_DEVICE float to_tf32(float x) {
+#if defined(CCP_HOST_EMU)
+  // Round to nearest, ties away from zero, as cvt.rna does; infinities and NaN stay what they are.
+  const uint32_t bits = generic::bit_cast<uint32_t>(x);
+  return (bits & 0x7f800000u) == 0x7f800000u ? x : generic::bit_cast<float>((bits + 0x1000u) & 0xffffe000u);
+#else
+  unsigned bits;
+  asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(bits) : "f"(x));
+  return __uint_as_float(bits);
+#endif
+}
+
+// Splits every number of a fragment into the two whose sum it is.
+template <class Fragment>
+CCP_DEVICE void split(const Fragment& x, Fragment& large, Fragment& small) {
+#pragma unroll
+  for (int i = 0; i < int(sizeof(x.v) / sizeof(float)); ++i) {
+    large.v[i] = to_tf32(x.v[i]);
+    small.v[i] = to_tf32(x.v[i] - large.v[i]);
+  }
+}
+
+#if defined(CCP_HOST_EMU)
+// The emulated warp hands its fragments round, and every lane computes its own four numbers.
+template <int kM, int kN>
+inline void emulate_mma(FragmentD (&d)[kM][kN], const FragmentA (&a)[kM], const FragmentB (&b)[kN]) {
+  struct Operands {
+    FragmentA a[kM];
+    FragmentB b[kN];
+  } mine;
+  std::memcpy(mine.a, a, sizeof(a));
+  std::memcpy(mine.b, b, sizeof(b));
+  const int g = emu::lane() / 4, t = emu::lane() % 4;
+  emu::exchange(mine, [&](auto of) {
+    for (int m = 0; m < kM; ++m)
+      for (int n = 0; n < kN; ++n)
+        for (int i = 0; i < 4; ++i) {
+          const int row = g + 8 * (i / 2), column = 2 * t + i % 2;
+          float sum = d[m][n].v[i];
+          for (int k = 0; k < 8; ++k) {
+            // Element (row, k) of A and (k, column) of B, from the lanes that hold them.
+            const float left = of(row % 8 * 4 + k % 4).a[m].v[row / 8 + 2 * (k / 4)];
+            const float right = of(column * 4 + k % 4).b[n].v[k / 4];
+            sum += left * right;
+          }
+          d[m][n].v[i] = sum;
+        }
+    return 0;
+  });
+}
+#endif
+
+// d[m][n] += a[m] · b[n]; operands hold tf32 numbers.
+template <int kM, int kN>
+CCP_DEVICE void mma(FragmentD (&d)[kM][kN], const FragmentA (&a)[kM], const FragmentB (&b)[kN]) {
+#if defined(CCP_HOST_EMU)
+  emulate_mma(d, a, b);
+#else
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int n = 0; n < kN; ++n)
+      asm volatile(
+          "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+          : "+f"(d[m][n].v[0]), "+f"(d[m][n].v[1]), "+f"(d[m][n].v[2]), "+f"(d[m][n].v[3])
+          : "r"(__float_as_uint(a[m].v[0])), "r"(__float_as_uint(a[m].v[1])), "r"(__float_as_uint(a[m].v[2])),
+            "r"(__float_as_uint(a[m].v[3])), "r"(__float_as_uint(b[n].v[0])), "r"(__float_as_uint(b[n].v[1])));
+#endif
+}
+
+// The same for any floats.
+template <Products products, int kM, int kN>
+CCP_DEVICE void multiply(FragmentD (&d)[kM][kN], const FragmentA (&a)[kM], const FragmentB (&b)[kN]) {
+  FragmentA large_a[kM], small_a[kM];
+  FragmentB large_b[kN], small_b[kN];
+#pragma unroll
+  for (int m = 0; m < kM; ++m) split(a[m], large_a[m], small_a[m]);
+#pragma unroll
+  for (int n = 0; n < kN; ++n) split(b[n], large_b[n], small_b[n]);
+  if (products == Products::kThree) {  // the small terms first: they would drown in a large sum one by one
+    mma(d, small_a, large_b);
+    mma(d, large_a, small_b);
+  }
+  mma(d, large_a, large_b);
+}
+
+}  // namespace ccp

@@ -1,0 +1,69 @@
+// Runs the threads of a block as fibers: one goes on until it meets a barrier, then another does. Which one is drawn
+// from a seed, as is the order of the blocks, and shared memory starts as NaN, so that a missing barrier, a race
+// between blocks or a read of memory never written gives wrong numbers for some seed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace ccp {
+namespace emu {
+
+struct Dim3 {
+  unsigned x, y, z;
+  constexpr Dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+// Where a barrier stands in the source.
+struct Site {
+  const char* file;
+  int line;
+};
+
+// What a running kernel thread knows about itself.
+struct ThreadInfo {
+  Dim3 thread_index, block_index, block_dim, grid_dim;
+};
+const ThreadInfo& thread();
+int lane();
+
+// Runs a kernel to its end. Throws std::runtime_error for a barrier that not all threads reach.
+void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+unsigned char* shared_memory();
+
+void block_barrier(Site site);
+void warp_barrier(Site site);
+void require_full_warp(unsigned mask);
+
+// A warp's lanes hand each other `bytes` bytes each: returns every lane's, 32 in a row, valid until the next exchange.
+const unsigned char* exchange_bytes(const void* mine, size_t bytes);
+
+// f(of), where of(i) is lane i's value.
+template <class T, class F>
+auto exchange(const T& mine, const F& f) {
+  static_assert(std::is_trivially_copyable<T>::value, "lanes exchange plain values");
+  const unsigned char* all = exchange_bytes(&mine, sizeof(T));
+  return f([all](int i) {
+    T value;
+    __builtin_memcpy(&value, all + size_t(i) * sizeof(T), sizeof(T));
+    return value;
+  });
+}
+
+// Asynchronous copies arrive only when they are waited for; until then the target holds NaN.
+void async_copy(void* to, const void* from, size_t bytes, size_t valid_bytes);
+void async_commit();
+void async_wait(int groups_still_out);
+
+// For tests.
+void set_seed(uint64_t seed);
+std::vector<std::string> barriers_seen();    // "file:line" of every barrier met since the last reset
+void leave_out(const std::string& barrier);  // threads run through it; "" leaves out none
+void forget_barriers();
+
+}  // namespace emu
+}  // namespace ccp

@@ -1,0 +1,163 @@
+// The similarity losses' launchers over numpy arrays, with the arguments of the op: rows and columns are named already.
+#include "kernels/cuda/similarity_loss.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
+#include "host_emu/bindings.h"
+
+namespace py = pybind11;
+
+namespace ccp {
+namespace emu {
+
+namespace {
+
+using Labels = py::array_t<int64_t, py::array::c_style>;
+
+template <class T>
+T by_name(const std::string& name, std::initializer_list<std::pair<const char*, T>> known) {
+  for (const auto& [known_name, value] : known)
+    if (name == known_name) return value;
+  throw py::value_error("unknown name: " + name);
+}
+
+LossId loss_by_name(const std::string& name) {
+#define CCP_NAME(loss, parameters, ...) {#loss, LossId::k_##loss},
+  return by_name<LossId>(name, {CCP_FOR_EACH_LOSS(CCP_NAME)});
+#undef CCP_NAME
+}
+
+Reduction reduction_by_name(const std::string& name) {
+  return by_name<Reduction>(name, {{"sum", Reduction::kSum},
+                                   {"anchor_mean", Reduction::kRowMean},
+                                   {"mean", Reduction::kMean},
+                                   {"active_mean", Reduction::kActiveMean},
+                                   {"none", Reduction::kNone}});
+}
+
+// Sixteen-bit numbers come as their bits.
+cuda::Side side_of(const py::array& items, const std::string& dtype, const std::optional<Labels>& labels,
+                   int64_t group) {
+  const Dtype type = by_name<Dtype>(
+      dtype, {{"float32", Dtype::kFloat32}, {"bfloat16", Dtype::kBFloat16}, {"float16", Dtype::kFloat16}});
+  if (items.itemsize() != dtype_bytes(type)) throw py::value_error("element size and dtype differ");
+  return {items.data(), type, items.shape(0), labels ? labels->data() : nullptr, group};
+}
+
+// Whole blocks of poison: a kernel that counts on zeros in its scratch memory shows it.
+struct Scratch {
+  explicit Scratch(size_t bytes) : bytes(bytes + 256, 0xff) {}
+  void* data() { return bytes.data() + (256 - reinterpret_cast<uintptr_t>(bytes.data()) % 256) % 256; }
+  std::vector<unsigned char> bytes;
+};
+
+class EmulatedLoss {
+ public:
+  EmulatedLoss(py::array rows, const std::string& rows_dtype, std::optional<Labels> row_labels, int64_t row_group,
+               py::array columns, const std::string& columns_dtype, std::optional<Labels> column_labels,
+               int64_t column_group, const std::string& loss, std::vector<double> parameters,
+               const std::string& normalize, const std::string& reduction, bool exclude_diagonal, bool precise,
+               int multiprocessors)
+      : rows_(rows),
+        columns_(columns),
+        row_labels_(row_labels),
+        column_labels_(column_labels),
+        parameters_(std::move(parameters)),
+        reduction_(reduction_by_name(reduction)) {
+    problem_.loss = loss_by_name(loss);
+    problem_.parameters = parameters_.data();
+    problem_.rows = side_of(rows_, rows_dtype, row_labels_, row_group);
+    problem_.columns = side_of(columns_, columns_dtype, column_labels_, column_group);
+    problem_.dim = rows_.shape(1);
+    problem_.normalize = by_name<Normalize>(
+        normalize, {{"none", Normalize::kNone}, {"unit", Normalize::kUnit}, {"ball", Normalize::kBall}});
+    problem_.exclude_diagonal = exclude_diagonal;
+    problem_.products = precise ? Products::kThree : Products::kOne;
+    problem_.multiprocessors = multiprocessors;
+    loss_ = py::array_t<float>(reduction_ == Reduction::kNone ? problem_.rows.count : 1);
+    row_state_ = py::array_t<float>({int64_t(kSaved), problem_.rows.count});
+    normalizer_ = py::array_t<double>(2);
+    active_ = py::array_t<uint8_t>(std::max(problem_.rows.count, problem_.columns.count));
+  }
+
+  py::tuple forward() {
+    list_positives();
+    const cuda::Forward out{reduction_, loss_.mutable_data(), row_state_.mutable_data(), normalizer_.mutable_data(),
+                            active_.mutable_data()};
+    Scratch scratch(cuda::forward_workspace_bytes(problem_));
+    cuda::similarity_loss_forward(problem_, out, scratch.data(), nullptr);
+    return py::make_tuple(loss_, row_state_, normalizer_, active_);
+  }
+
+  // Gradients like rows and columns; an empty array where not wanted.
+  py::tuple backward(py::array_t<float, py::array::c_style> grad_loss, bool need_rows, bool need_columns) {
+    list_positives();
+    py::array rows = gradient_like(rows_, need_rows), columns = gradient_like(columns_, need_columns);
+    const cuda::Backward out{reduction_,
+                             grad_loss.data(),
+                             row_state_.data(),
+                             normalizer_.data(),
+                             active_.data(),
+                             need_rows ? rows.mutable_data() : nullptr,
+                             need_columns ? columns.mutable_data() : nullptr};
+    Scratch scratch(cuda::backward_workspace_bytes(problem_, out));
+    cuda::similarity_loss_backward(problem_, out, scratch.data(), nullptr);
+    return py::make_tuple(rows, columns);
+  }
+
+ private:
+  static py::array gradient_like(const py::array& items, bool wanted) {
+    return py::array(items.dtype(),
+                     wanted ? std::vector<int64_t>{items.shape(0), items.shape(1)} : std::vector<int64_t>{0, 0});
+  }
+
+  void list_positives() {
+    if (!cuda::uses_positives(problem_.loss)) return;
+    starts_.assign(size_t(problem_.rows.count) + 1, -1);
+    cuda::count_positives(problem_, starts_.data(), nullptr);
+    const size_t count = size_t(starts_.back());
+    positive_columns_.assign(count, -1);
+    distances_.assign(count, -1);
+    counters_.assign(count, -1);
+    farthest_.assign(size_t(problem_.rows.count), -1);
+    problem_.positives = {starts_.data(), positive_columns_.data(), distances_.data(), farthest_.data(),
+                          counters_.data()};
+    cuda::gather_positives(problem_, positive_columns_.data(), distances_.data(), farthest_.data(), counters_.data(),
+                           nullptr);
+  }
+
+  py::array rows_, columns_;
+  std::optional<Labels> row_labels_, column_labels_;
+  std::vector<double> parameters_;
+  Reduction reduction_;
+  cuda::Problem problem_{};
+  py::array_t<float> loss_, row_state_;
+  py::array_t<double> normalizer_;
+  py::array_t<uint8_t> active_;
+  std::vector<int64_t> starts_, positive_columns_;
+  std::vector<float> distances_, farthest_;
+  std::vector<int32_t> counters_;
+};
+
+}  // namespace
+
+void bind_similarity_loss(py::module_& m) {
+  py::class_<EmulatedLoss>(m, "SimilarityLoss")
+      .def(py::init<py::array, const std::string&, std::optional<Labels>, int64_t, py::array, const std::string&,
+                    std::optional<Labels>, int64_t, const std::string&, std::vector<double>, const std::string&,
+                    const std::string&, bool, bool, int>(),
+           py::arg("rows"), py::arg("rows_dtype"), py::arg("row_labels"), py::arg("row_group"), py::arg("columns"),
+           py::arg("columns_dtype"), py::arg("column_labels"), py::arg("column_group"), py::arg("loss"),
+           py::arg("parameters"), py::arg("normalize"), py::arg("reduction"), py::arg("exclude_diagonal"),
+           py::arg("precise"), py::arg("multiprocessors"))
+      .def("forward", &EmulatedLoss::forward, "(loss, row_state, normalizer, active)")
+      .def("backward", &EmulatedLoss::backward, py::arg("grad_loss"), py::arg("need_rows"), py::arg("need_columns"),
+           "(grad_rows, grad_columns)");
+}
+
+}  // namespace emu
+}  // namespace ccp

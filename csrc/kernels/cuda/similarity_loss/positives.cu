@@ -1,0 +1,130 @@
+// The lists of each row's positives, for losses that read them (kUsesPositives).
+#include "kernels/cuda/similarity_loss/slices.h"
+
+namespace ccp {
+namespace cuda {
+
+namespace {
+
+struct ListJob {
+  Items rows, columns;
+  int64_t dim;
+  Normalize normalize;
+  bool exclude_diagonal;
+};
+
+// f(column, place) for each column of the row's class in ascending order, and how many there are; a warp together.
+// Columns whose labels are implied need no search.
+template <class F>
+CCP_DEVICE int64_t for_each_positive(const ListJob& job, int64_t row, const F& f) {
+  const int64_t label = job.rows.label(row), count = job.columns.side.count;
+  int64_t begin = 0, end = count, found = 0;
+  if (!job.columns.side.labels) {
+    begin = label < 0 || label >= count / job.columns.side.group ? 0 : label * job.columns.side.group;
+    end = label < 0 || label >= count / job.columns.side.group ? 0 : begin + job.columns.side.group;
+  }
+  for (int64_t first = begin; first < end; first += kWarp) {
+    const int64_t column = first + threadIdx.x % kWarp;
+    const bool is_positive =
+        column < end && job.columns.label(column) == label && !(job.exclude_diagonal && column == row);
+    const unsigned lanes = __ballot_sync(kFullWarp, is_positive);
+    for (unsigned left = lanes; left; left &= left - 1) {
+      f(first + __ffs(int(left)) - 1, found + __popc(lanes & ((left & -left) - 1)));
+    }
+    found += __popc(lanes);
+  }
+  return found;
+}
+
+__global__ void __launch_bounds__(kThreads) count_each(const ListJob job, int64_t* starts) {
+  const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (row >= job.rows.side.count) return;
+  const int64_t count = for_each_positive(job, row, [](int64_t, int64_t) {});
+  if (threadIdx.x % kWarp == 0) starts[row + 1] = count;
+}
+
+// One block: starts[i] = the sum of the counts before row i.
+constexpr int kScanThreads = 1024;
+
+__global__ void __launch_bounds__(kScanThreads) add_up(int64_t* starts, int64_t rows) {
+  CCP_SHARED(bytes);
+  int64_t* sums = reinterpret_cast<int64_t*>(bytes);
+  const int64_t begin = rows * threadIdx.x / kScanThreads, end = rows * (threadIdx.x + 1) / kScanThreads;
+  int64_t mine = 0;
+  for (int64_t i = begin; i < end; ++i) mine += starts[i + 1];
+  sums[threadIdx.x] = mine;
+  for (int distance = 1; distance < kScanThreads; distance *= 2) {
+    __syncthreads();
+    const int64_t before = int(threadIdx.x) >= distance ? sums[threadIdx.x - distance] : 0;
+    __syncthreads();
+    sums[threadIdx.x] += before;
+  }
+  int64_t total = sums[threadIdx.x] - mine;
+  for (int64_t i = begin; i < end; ++i) {
+    total += starts[i + 1];
+    starts[i + 1] = total;
+  }
+  if (threadIdx.x == 0) starts[0] = 0;
+}
+
+CCP_DEVICE float warp_scale(const Side& side, int64_t item, int64_t dim, Normalize normalize) {
+  if (normalize == Normalize::kNone) return 1.0f;
+  float squares = 0;
+  for (int64_t d = threadIdx.x % kWarp; d < dim; d += kWarp) {
+    const float v = load_component(side, item * dim + d);
+    squares += v * v;
+  }
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) squares += __shfl_xor_sync(kFullWarp, squares, lanes);
+  return normalizing_scale(normalize, in_range(squares) ? double(squares) : exact_squares(side, item, dim));
+}
+
+__global__ void __launch_bounds__(kThreads) gather(const ListJob job, const int64_t* starts, int64_t* columns,
+                                                   float* distances, float* farthest, int32_t* active) {
+  const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (row >= job.rows.side.count) return;
+  const float row_scale = warp_scale(job.rows.side, row, job.dim, job.normalize);
+  float largest = -__builtin_inff();
+  for_each_positive(job, row, [&](int64_t column, int64_t place) {
+    const float column_scale = warp_scale(job.columns.side, column, job.dim, job.normalize);
+    float squared = 0;
+    for (int64_t d = threadIdx.x % kWarp; d < job.dim; d += kWarp) {
+      const float difference = load_component(job.rows.side, row * job.dim + d) * row_scale -
+                               load_component(job.columns.side, column * job.dim + d) * column_scale;
+      squared += difference * difference;
+    }
+    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) squared += __shfl_xor_sync(kFullWarp, squared, lanes);
+    const float distance = ::sqrtf(squared);
+    if (!(distance <= largest)) largest = distance;  // a NaN stays
+    if (threadIdx.x % kWarp == 0) {
+      columns[starts[row] + place] = column;
+      distances[starts[row] + place] = distance;
+      active[starts[row] + place] = 0;
+    }
+  });
+  if (threadIdx.x % kWarp == 0) farthest[row] = largest;
+}
+
+ListJob list_job(const Problem& p) {
+  return {items_of(p.rows, p.dim), items_of(p.columns, p.dim), p.dim, p.normalize, p.exclude_diagonal};
+}
+
+}  // namespace
+
+cudaError_t count_positives(const Problem& p, int64_t* starts, cudaStream_t stream) {
+  const dim3 grid(unsigned(divide_up(p.rows.count, kWarps)));
+  if (p.rows.count > 0) CCP_LAUNCH(count_each, grid, dim3(kThreads), 0, stream, list_job(p), starts);
+  CCP_LAUNCH(add_up, dim3(1), dim3(kScanThreads), kScanThreads * sizeof(int64_t), stream, starts, p.rows.count);
+  return cudaGetLastError();
+}
+
+cudaError_t gather_positives(const Problem& p, int64_t* columns, float* distances, float* farthest, int32_t* active,
+                             cudaStream_t stream) {
+  const dim3 grid(unsigned(divide_up(p.rows.count, kWarps)));
+  if (p.rows.count > 0)
+    CCP_LAUNCH(gather, grid, dim3(kThreads), 0, stream, list_job(p), p.positives.starts, columns, distances, farthest,
+               active);
+  return cudaGetLastError();
+}
+
+}  // namespace cuda
+}  // namespace ccp

@@ -1,0 +1,728 @@
+"""`ccp-bench gpu` as far as a CPU can tell: its cases, its arithmetic, its order of things, with a pretended device."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import one_thread  # noqa: F401
+from torch import Tensor
+from typer.testing import CliRunner
+
+import ccp_fast.functional as F
+from ccp_fast.bench import results
+from ccp_fast.bench.accuracy import Errors, errors
+from ccp_fast.bench.baselines import cross_entropy, farthest, lists
+from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Place, Step, Work
+from ccp_fast.bench.cases import k_center, losses, projection, select
+from ccp_fast.bench.cases.gpu import SHAPES, TEMPERATURE, gpu_cases
+from ccp_fast.bench.command import app
+from ccp_fast.bench.gpu import command, machine, report, runner
+from ccp_fast.bench.gpu.ceilings import Rates, matmul_precision
+from ccp_fast.bench.gpu.ceilings import measure as measure_ceilings
+from ccp_fast.bench.gpu.device import Gpu
+from ccp_fast.bench.gpu.timing import interleave
+from ccp_fast.bench.gpu.trace import kernels_of
+from ccp_fast.bench.results import GpuFindings, Kernel, Measured, Row, compare, judge, read_rows
+from ccp_fast.bench.tables import console
+from ccp_fast.bench.timing import FEWEST_ROUNDS
+
+TOY = gpu_cases("toy", "cpu")
+RATES = Rates(4e12, {"bfloat16": 800e12, "tf32": 400e12, "float32": 50e12})
+OPTIONS = runner.Options("toy", seconds=0.0, compile=False, runs=3)
+KERNEL = Kernel("ccp::forward", "kernel", 1, 3.0, [132, 1, 1], [256, 1, 1], 128, 1024, 50.0)
+
+
+# Of value and gradients. In bfloat16 hinges and 1/distance turn roundings into tenths; another formula is off by more.
+TOLERANCE = {"float32": (3e-6, 3e-5), "tf32": (3e-6, 3e-5), "bfloat16": (6e-2, 0.7)}
+
+
+class PretendedGpu(Gpu):
+    """A device that does everything at once, at the cost of the time its clock says."""
+
+    def __init__(self, index: int = 0) -> None:
+        self.cache_bytes, self.now, self.log = 1000, 0.0, []
+
+    def flush(self, times: int = 1) -> None:
+        self.now += 1e-3 * times
+        self.log.append(f"flush {times}")
+
+    def mark(self) -> Any:
+        self.now += 1e-9
+        return self.now
+
+    def seconds(self, start: Any, end: Any) -> float:
+        return end - start
+
+    def wait(self) -> None:
+        self.log.append("wait")
+
+    def allocated(self) -> int:
+        return 0
+
+    def peak_extra_bytes(self, step: Step, in_place: bool) -> int:
+        step()
+        return 1000
+
+    def capture(self, step: Step) -> tuple[Callable[[], None], Outputs]:
+        outputs: Outputs = ()
+        for _ in range(self.warm_ups + 1):
+            outputs = step()
+        return (lambda: None), outputs
+
+    def kernels(self, step: Step) -> list[Kernel]:
+        step()
+        return [KERNEL]
+
+    def release(self) -> None:
+        pass
+
+
+# --- cross-entropy peers ----------------------------------------------------------------------------------------
+
+
+def heads() -> Iterator[Callable[[], cross_entropy.Head]]:
+    yield cross_entropy.eager
+    if hasattr(torch.nn.functional, "linear_cross_entropy"):
+        yield cross_entropy.torch_linear(chunked=False)
+
+
+@pytest.mark.parametrize("make", list(heads()), ids=lambda make: make.__qualname__.split(".")[0])
+def test_proxy_nca_of_one_proxy_is_a_cross_entropy(make: Callable[[], cross_entropy.Head]) -> None:
+    random = torch.Generator().manual_seed(0)
+    anchors = (2 * torch.randn(9, 6, generator=random, dtype=torch.float64)).requires_grad_()
+    proxies = (0.3 * torch.randn(17, 1, 6, generator=random, dtype=torch.float64)).requires_grad_()
+    labels = torch.randint(0, 17, (9,), generator=random)
+    ours = F.proxy_nca(anchors, proxies, labels, temperature=0.2, variant="plus_plus", normalize="unit")
+    logits = (
+        -(torch.cdist(*(torch.nn.functional.normalize(x, dim=1) for x in (anchors, proxies[:, 0]))) ** 2)
+        / 0.2
+    )
+    torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits, labels))
+    # The peers' way to it rounds hidden states by way of float32; the formula is checked in float64 all through.
+    hidden = 2 / 0.2 * torch.nn.functional.normalize(anchors, dim=1)
+    theirs = make()(hidden, cross_entropy.vocabulary(proxies), labels)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    for a, b in zip(
+        torch.autograd.grad(ours, (anchors, proxies)), torch.autograd.grad(theirs, (anchors, proxies)), strict=True
+    ):  # fmt: skip
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_cross_entropy_has_one_proxy_a_class() -> None:
+    with pytest.raises(ValueError, match=r"references: expected one proxy a class, .*got \[5, 2, 3\]"):
+        cross_entropy.vocabulary(torch.ones(5, 2, 3))
+
+
+# --- cases ------------------------------------------------------------------------------------------------------
+
+
+ONE_OF_EACH = list({(case.family, case.name, case.precision): case for case in TOY}.values())
+
+
+@pytest.mark.parametrize(
+    "case", ONE_OF_EACH, ids=["-".join((*case.key[1:], case.precision)) for case in ONE_OF_EACH]
+)
+def test_all_competitors_compute_the_same(case: Case) -> None:
+    inputs = case.inputs()
+    truth = case.truth(inputs)
+    value, gradient = TOLERANCE[case.precision]
+    ran = 0
+    for competitor in case.implementations:
+        if competitor.role == "compiled":
+            continue
+        try:
+            outputs = competitor.prepare(inputs)()
+        except ImportError:
+            continue
+        if outputs:
+            found = errors(outputs, truth)
+            assert found.value < value, competitor.name
+            assert (found.gradient or 0.0) < gradient, competitor.name
+            ran += 1
+    assert ran >= 2
+
+
+@pytest.mark.parametrize("words", ["c2+sop", "proxy_nca-k1", "triplet+batch"])
+def test_passes_are_the_step_in_two(words: str) -> None:
+    case = select(TOY, words)[0]
+    inputs = case.inputs()
+    whole = case.implementations[0].prepare(inputs)()
+    assert case.passes is not None
+    forward, backward = case.passes(inputs)
+    for _ in range(2):
+        for a, b in zip(whole, [*forward(), *backward()], strict=True):
+            assert torch.equal(a, b)
+
+
+def test_every_case_has_its_own_key_and_the_same_in_every_size() -> None:
+    keys = [(*case.key, case.precision) for case in gpu_cases("full", "cpu")]
+    assert len(set(keys)) == len(keys)
+    assert keys == [(*case.key, case.precision) for case in TOY]
+    assert {setting for _, _, setting, _ in keys} >= {"sop", "sop-512", "1e5", "1e6", "1e7", "b32", "b4096"}
+
+
+def test_entries_of_only_joined_by_plus_must_all_fit() -> None:
+    assert {(case.setting, case.precision) for case in select(TOY, "1e6+bfloat16")} == {("1e6", "bfloat16")}
+    assert len(select(TOY, "1e6+bfloat16,k-center")) == len(select(TOY, "1e6+bfloat16")) + 3
+    with pytest.raises(ValueError, match="got half"):
+        select(TOY, "1e6+half")
+
+
+@pytest.mark.parametrize(
+    ("setting", "references"), [("sop", 45_272), ("1e6", 1_000_000), ("1e7", 10_000_000)]
+)
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_work_at_full_size(setting: str, references: int, dtype: torch.dtype, size: int) -> None:
+    shape = SHAPES["full"][setting]
+    assert shape.classes * shape.per_class == references
+    anchors = torch.empty(shape.anchors, shape.dim, dtype=dtype, device="meta")
+    proxies = torch.empty(shape.classes, shape.per_class, shape.dim, dtype=dtype, device="meta")
+    inputs = losses.Inputs(anchors, proxies, torch.empty(shape.anchors, dtype=torch.int64, device="meta"))
+    work = losses.work(inputs, active=inputs.pairs)
+    assert work.flops == 6 * 128 * references * 128
+    assert work.bytes == 2 * size * 128 * (128 + references)
+
+
+def test_active_pairs_are_the_same_in_any_number_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = losses.make_inputs(SHAPES["toy"]["sop"])
+    for loss in losses.LOSSES:
+        if not loss.dense:
+            whole = losses.active_pairs(loss.eager, inputs)
+            with monkeypatch.context() as patch:
+                patch.setattr(losses, "AT_ONCE", 5 * 160)
+                assert losses.active_pairs(loss.eager, inputs) == whole > 0
+
+
+def test_copies_move_as_many_bytes_as_the_projection() -> None:
+    inputs = projection.make_inputs([(30, 4), (5,)], place=Place(precision="bfloat16"))
+    assert inputs.params[0].dtype == torch.bfloat16
+    assert projection.work(inputs).bytes == 4 * 2 * 125
+    before = torch.ones(2 * 2 * 125, dtype=torch.uint8)  # read once and written once: four passes of 2 bytes
+    assert 2 * before.nbytes == projection.work(inputs).bytes
+
+
+# --- farthest points --------------------------------------------------------------------------------------------
+
+
+def pretended_sampler(points: Tensor, k: int) -> Tensor:
+    return F.farthest_points(points, k - 1, seeds=points[:, :1]).indices % points.shape[1]
+
+
+def test_a_peer_that_covers_as_well_competes() -> None:
+    inputs = k_center.make_started(k_center.Shape(20, 7, 16, 1, 3))
+
+    def with_start(points: Tensor, k: int) -> Tensor:
+        return torch.cat([torch.zeros(len(points), 1, dtype=torch.int64), pretended_sampler(points, k)], 1)
+
+    assert k_center._peer(lambda: with_start, inputs)() == ()
+
+    def lazy(points: Tensor, k: int) -> Tensor:
+        return torch.zeros(len(points), k, dtype=torch.int64)
+
+    with pytest.raises(RuntimeError, match="its picks cover with other radii than ours, by up to"):
+        k_center._peer(lambda: lazy, inputs)
+
+
+def test_covering_radius() -> None:
+    points = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]]])
+    assert lists.covering_radius(points, torch.tensor([[0]])).item() == 5.0
+    assert lists.covering_radius(points, torch.tensor([[0, 1]])).item() == 1.0
+    assert set(farthest.SAMPLERS) == {"torch_cluster", "torch-fps", "torch-quickfps", "torch-quickfps, plain"}
+
+
+# --- ceilings ---------------------------------------------------------------------------------------------------
+
+
+def case_of(products: bool, precision: Any) -> Case:
+    nothing = Implementation("ours", "ours", lambda inputs: lambda: ())
+    return Case("f", "n", "s", "1", lambda: None, lambda inputs: Work(1.0, 1.0), (nothing,), lambda inputs: (),
+                precision=precision, products=products)  # fmt: skip
+
+
+def test_products_of_float32_may_be_three_of_tf32() -> None:
+    assert RATES.flops_per_second(case_of(True, "float32")) == 400e12 / 3
+    assert RATES.flops_per_second(case_of(True, "tf32")) == 400e12
+    assert RATES.flops_per_second(case_of(True, "bfloat16")) == 800e12
+    assert RATES.flops_per_second(case_of(False, "bfloat16")) == 50e12
+    slow = Rates(1.0, {"bfloat16": 9.0, "tf32": 6.0, "float32": 5.0})
+    assert slow.flops_per_second(case_of(True, "float32")) == 5.0
+
+
+def test_the_precision_of_products_is_set_and_put_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    with matmul_precision("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+        with matmul_precision("float32"):
+            assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_ceilings_count_bytes_read_and_written_and_the_flops_of_a_product() -> None:
+    class Constant(PretendedGpu):
+        def seconds(self, start: Any, end: Any) -> float:
+            return 1e-3
+
+    found = measure_ceilings(Constant(), "cpu", megabytes=1, shrink=128)
+    assert found.bytes_per_second == pytest.approx(2e6 / 1e-3)
+    assert found.mm_flops_per_second["bfloat16"] == pytest.approx(2 * 64**3 / 1e-3)
+    assert found.mm_flops_per_second["float32"] == pytest.approx(2 * 32**3 / 1e-3)
+
+
+# --- timing -----------------------------------------------------------------------------------------------------
+
+
+def test_samples_begin_with_a_cold_cache_and_take_the_inputs_in_turn() -> None:
+    gpu, calls = PretendedGpu(), list[str]()
+
+    def step(name: str, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            gpu.log.append(name)
+            calls.append(name)
+            gpu.now += seconds
+
+        return run
+
+    steps = {"quick": [step("q0", 1e-3), step("q1", 1e-3)], "slow": [step("s", 10e-3)]}
+    times, issue = interleave(steps, 0.0, gpu, clock=lambda: gpu.now)
+    assert [len(times[name].rounds) for name in ("quick", "slow")] == [FEWEST_ROUNDS] * 2
+    assert times["quick"].percentile(50) == pytest.approx(1e-3, rel=1e-4)  # the flush is outside
+    assert times["slow"].percentile(50) == pytest.approx(10e-3, rel=1e-4)
+    assert issue == {"quick": pytest.approx(1e-3), "slow": pytest.approx(10e-3)}
+    timed = [name for name in calls if name != "s"][3:]  # three tries for the estimate
+    assert timed[:4] == ["q0", "q1", "q0", "q1"]
+    # To issue `slow` takes 10 ms and a flush 1 ms: 15 flushes give the CPU half as much again.
+    assert gpu.log[gpu.log.index("flush 15") + 1] == "s"
+    assert gpu.log[gpu.log.index("flush 2") + 1] == "q0"
+
+
+# --- the trace --------------------------------------------------------------------------------------------------
+
+
+def test_kernels_are_read_off_a_trace() -> None:
+    def event(cat: str, name: str, ts: float, **args: Any) -> dict[str, Any]:
+        return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": 2.0, "args": args}
+
+    launch = {"grid": [3, 1, 1], "block": [256, 1, 1], "registers per thread": 64, "shared memory": 2048}
+    trace = {
+        "traceEvents": [
+            event("cpu_op", "aten::mm", 1.0),
+            event("cuda_runtime", "cudaLaunchKernel", 1.5),
+            event("kernel", "second", 9.0, **launch, **{"est. achieved occupancy %": 31.0}),
+            event("gpu_memset", "Memset (Device)", 8.0),
+            event("kernel", "first", 5.0, **launch),
+            event("kernel", "first", 6.0, **launch),
+            {"ph": "M", "name": "process_name"},
+        ]
+    }
+    first, memset, second = kernels_of(trace)
+    assert (first.name, first.kind, first.count, first.microseconds) == ("first", "kernel", 2, 4.0)
+    assert (memset.kind, memset.grid, memset.registers) == ("memset", [], None)
+    assert (second.grid, second.registers, second.shared_bytes, second.occupancy) == (
+        [3, 1, 1],
+        64,
+        2048,
+        31.0,
+    )
+    found = GpuFindings([first, memset], [second], "same bits", None, 100, 0)
+    assert found.launches == (2, 1)  # a memset is no kernel
+    assert GpuFindings([], [], "same bits", None, 100, 0).launches is None
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("void ccp::cuda::similarity_reduce(ccp::cuda::ReduceJob)", "similarity_reduce"),
+        ("void ccp::cuda::forward<float, 3>(Job)", "forward<float, 3>"),
+        ("Memset (Device)", "Memset "),
+        ("x" * 60, "x" * 47 + "…"),
+    ],
+)
+def test_names_of_kernels_are_short(name: str, shown: str) -> None:
+    assert report.short(name) == shown
+
+
+# --- one case ---------------------------------------------------------------------------------------------------
+
+
+def toy_case(*implementations: Implementation, **more: Any) -> Case:
+    truth = (torch.ones((), dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+    fields = {"family": "f", "name": "n", "setting": "s", "shape": "1", "inputs": lambda: None,
+              "work": lambda inputs: Work(1.0, 1.0), "implementations": implementations,
+              "truth": lambda inputs: truth} | more  # fmt: skip
+    return Case(**fields)
+
+
+def giving(value: float, gradient: float = 1.0) -> Callable[[Any], Step]:
+    return lambda inputs: lambda: (torch.tensor(value), torch.full((3,), gradient))
+
+
+def raising(error: Exception) -> Callable[[Any], Step]:
+    def prepare(inputs: Any) -> Step:
+        raise error
+
+    return prepare
+
+
+OURS = Implementation("ccp_fast", "ours", giving(1.0))
+EAGER = Implementation("eager", "eager", giving(1.0, 1.000001))
+
+
+@pytest.mark.parametrize(
+    "words", ["c2+sop+float32", "proxy_nca-k1+1e6+tf32", "k-center+1e6", "projection+bfloat16", "retrieval"]
+)
+def test_a_row_has_everything(words: str) -> None:
+    for case in select(TOY, words):
+        row = runner.measure(case, OPTIONS, RATES, PretendedGpu())
+        assert row.precision == case.precision
+        assert row.ours.ratio == 1.0
+        assert row.gpu is not None
+        assert row.gpu.launches == (1, 1 if case.passes else 0)
+        assert (row.gpu.graph, row.gpu.runs, row.gpu.differing) == ("same bits", 3, 0)
+        assert row.gpu.graph_ms is not None
+        assert all(m.issue_ms is not None and m.samples >= FEWEST_ROUNDS for m in row.implementations)
+        assert {"torch.compile", "ccp_fast, CUDA graph"}.isdisjoint(m.name for m in row.implementations)
+        json.dumps(json.loads(results.to_json([row], {}, {})))
+
+
+def test_who_cannot_run_is_named_whatever_was_raised() -> None:
+    others = (
+        Implementation("liger", "peer", raising(ModuleNotFoundError("no", name="liger_kernel"))),
+        Implementation("cce", "peer", raising(AssertionError())),
+        Implementation("large", "peer", raising(torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"))),
+    )
+    row = runner.measure(toy_case(OURS, EAGER, *others), OPTIONS, RATES, PretendedGpu())
+    assert row.failed == {
+        "liger": "not installed (liger_kernel)",
+        "cce": "AssertionError: ",
+        "large": "OutOfMemoryError: CUDA out of memory. Tried",
+    }
+
+
+def test_what_ours_raises_is_raised_and_a_lack_of_memory_leaves_the_case_out() -> None:
+    broken = Implementation("ccp_fast", "ours", raising(RuntimeError("an illegal access")))
+    with pytest.raises(RuntimeError, match="an illegal access"):
+        runner.measure(toy_case(broken), OPTIONS, RATES, PretendedGpu())
+    large = Implementation("ccp_fast", "ours", raising(torch.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(runner.LeftOut, match="no room: OutOfMemoryError: CUDA out of memory"):
+        runner.measure(toy_case(large), OPTIONS, RATES, PretendedGpu())
+
+
+def test_a_truth_that_does_not_fit_costs_the_errors_alone() -> None:
+    def truth(inputs: Any) -> Outputs:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    row = runner.measure(toy_case(OURS, EAGER, truth=truth), OPTIONS, RATES, PretendedGpu())
+    assert row.ours.value_error is None
+    assert row.failed == {"errors": "no room for the float64 truth"}
+
+
+def test_a_peer_of_a_lower_precision_is_no_rival() -> None:
+    peers = (
+        Implementation("rounds", "peer", giving(1.0, 1.001)),
+        Implementation("good", "peer", giving(1.0, 1.00001)),
+    )
+    row = runner.measure(toy_case(OURS, EAGER, *peers), OPTIONS, RATES, PretendedGpu())
+    assert [m.name for m in row.role("coarse")] == ["rounds"]
+    assert [m.name for m in row.role("peer")] == ["good"]
+    assert runner._usual_errors([], "bfloat16") == Errors(1e-2, 1e-2)
+
+
+def test_other_bits_are_counted_in_steps_and_in_graphs() -> None:
+    count = iter(range(1000))
+    drifting = Implementation(
+        "ccp_fast",
+        "ours",
+        lambda inputs: lambda: (torch.tensor(1.0), torch.full((3,), 1.0 + 1e-6 * (next(count) % 2))),
+    )
+    row = runner.measure(toy_case(drifting), OPTIONS, RATES, PretendedGpu())
+    assert row.gpu is not None
+    assert 0 < row.gpu.differing < 3
+    minus = Implementation(
+        "ccp_fast", "ours", lambda inputs: lambda: (torch.tensor(0.0 * sign()), torch.zeros(3))
+    )
+    signs = iter([1.0, -1.0] * 1000)
+
+    def sign() -> float:
+        return next(signs)
+
+    row = runner.measure(toy_case(minus), OPTIONS, RATES, PretendedGpu())
+    assert row.gpu is not None
+    assert row.gpu.differing > 0  # −0 is equal to 0 and has other bits
+
+
+def test_a_step_that_cannot_be_captured_says_why() -> None:
+    class NoGraphs(PretendedGpu):
+        def capture(self, step: Step) -> tuple[Callable[[], None], Outputs]:
+            try:
+                raise RuntimeError("a synchronisation while capturing")
+            finally:
+                raise RuntimeError("the capture was broken")
+
+    row = runner.measure(toy_case(OURS), OPTIONS, RATES, NoGraphs())
+    assert row.gpu is not None
+    assert row.gpu.graph == "not captured: RuntimeError: a synchronisation while capturing"
+    assert row.gpu.graph_ms is None
+
+
+def test_small_inputs_are_made_thrice_and_large_ones_once() -> None:
+    made = []
+
+    class Heavy(PretendedGpu):
+        def allocated(self) -> int:
+            return 4000 * len(made)
+
+    def inputs() -> None:
+        made.append(None)
+
+    runner.measure(toy_case(OURS, inputs=inputs), OPTIONS, RATES, Heavy())
+    assert len(made) == 1
+    made.clear()
+    runner.measure(toy_case(OURS, inputs=inputs), OPTIONS, RATES, PretendedGpu())
+    assert len(made) == 3
+
+
+# --- aims -------------------------------------------------------------------------------------------------------
+
+
+def row(p50: float = 0.08, floor: float = 0.05, **more: Any) -> Row:
+    ours = Measured("ccp_fast", "ours", 0.9 * p50, p50, 1.1 * p50, 9, 1.0, 1e-7, 1e-6, 1000, 0.1)
+    findings = GpuFindings([KERNEL], [KERNEL, KERNEL], "same bits", 0.07, 100, 0)
+    return Row("losses", "c2", "sop", "128 vs 40", "", 4e9, 1e9, floor, "bytes", [ours], precision="bfloat16",
+               gpu=findings, **more)  # fmt: skip
+
+
+def test_aims_of_ours_alone() -> None:
+    floor = judge(Aim("floor", "ours", 0.6), row())
+    assert floor is not None
+    assert (floor["got"], floor["met"]) == (pytest.approx(0.625), True)
+    assert judge(Aim("floor", "ours", 0.6), row(floor=0.04))["met"] is False  # type: ignore[index]
+    assert judge(Aim("time", "ours", 0.1), row())["met"] is True  # type: ignore[index]
+    assert judge(Aim("time", "ours", 0.1), row(p50=0.11))["met"] is False  # type: ignore[index]
+    launches = judge(Aim("launches", "ours", 2.0), row())
+    assert launches is not None
+    assert (launches["got"], launches["met"]) == (2, True)
+    assert judge(Aim("launches", "ours", 1.0), row())["met"] is False  # type: ignore[index]
+    blind = Row("f", "n", "s", "1", "", 1.0, 1.0, 1.0, "bytes", row().implementations)
+    assert judge(Aim("launches", "ours", 2.0), blind) is None
+
+
+def test_an_aim_without_a_rival_is_shown_as_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    from ccp_fast.bench.report import show_aims
+
+    case = toy_case(OURS, aims=(Aim("speed", "peer", 1.0), Aim("time", "ours", 1e9)))
+    found = runner.measure(case, runner.Options("full", 0.0, False, 1), RATES, PretendedGpu())
+    assert [aim["met"] for aim in found.aims] == [None, True]
+    show_aims(console(), [found])
+    shown = capsys.readouterr().out
+    assert "at least 1x as fast as peer" in shown
+    assert "not judged" in shown
+
+
+# --- rows and tables --------------------------------------------------------------------------------------------
+
+
+def test_rows_of_both_formats_are_read_and_precisions_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(results.to_json([row()], {"threads": None, "device": "a GPU"}, {}))
+    before = read_rows(path)
+    (change,) = compare([row(p50=0.04)], None, before)
+    assert (change.relative, change.precision) == (-0.5, "bfloat16")
+    assert compare([row()], 2, before) == []  # rows of a CPU with two threads
+    assert compare([row()], None, [{**before[0], "precision": "float32"}]) == []
+
+    first = {"format": 1, "rows": [{k: v for k, v in before[0].items() if k not in ("precision", "gpu")}]}
+    path.write_text(json.dumps(first))
+    old = read_rows(path)
+    assert compare([row()], None, old) == []
+    assert len(compare([replace(row(), precision="float32")], None, old)) == 1
+
+
+def test_tables_tell_everything_once(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        row(failed={"Liger": "not installed (liger_kernel)"}),
+        row(failed={"Liger": "not installed (liger_kernel)"}),
+    ]
+    screen = console()
+    report.show_ceilings(screen, RATES)
+    report.show_rows(screen, rows)
+    report.show_kernels(screen, rows[:1])
+    report.show_missing(screen, {"losses c2 1e7 float32": "no room"}, {"k-center": "RuntimeError: no"})
+    shown = capsys.readouterr().out
+    assert "4000 GB/s" in shown
+    assert "bfloat16 800" in shown
+    assert "c2, sop, bfloat16" in shown
+    assert "1 + 2" in shown
+    assert "0 of 100" in shown
+    assert shown.count("Liger: not installed (liger_kernel) (c2 sop, bfloat16, c2 sop, bfloat16)") == 1
+    assert "left out: losses c2 1e7 float32: no room" in shown
+    assert "FAILED: k-center: RuntimeError: no" in shown
+    assert "132 x 1 x 1" in shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ("580.159.04, 1980\n", {"a": "580.159.04", "b": "1980"}),
+        ("[N/A], 1980", {"a": None, "b": "1980"}),
+        ("", {"a": None, "b": None}),
+        ("No devices were found", {"a": None, "b": None}),
+    ],
+)
+def test_what_nvidia_smi_does_not_tell_is_none(answer: str, found: dict[str, str | None]) -> None:
+    assert machine.parse(answer, ("a", "b")) == found
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_is_one_sentence() -> None:
+    result = CliRunner().invoke(app, ["gpu"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("ccp-bench gpu: expected CUDA devices, got none: torch ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--only", "nothing", "--only: expected some of"),
+        ("--compare", "absent.json", "--compare: expected a file written by"),
+        ("--out", "absent/rows.json", "--out: expected a folder that exists, or a file in one"),
+    ],
+)
+def test_wrong_options_are_one_sentence(
+    option: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["gpu", option, value])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command on a machine with a pretended GPU."""
+    facts = {"device": "Pretended", "compute_capability": "9.0", "driver": "1", "commit": None, "threads": None,
+             "date": "2025-01-31"}  # fmt: skip
+    monkeypatch.setattr(machine, "missing", lambda: None)
+    monkeypatch.setattr(machine, "facts", lambda index: facts)
+    monkeypatch.setattr(machine, "query", lambda index, fields: dict.fromkeys(fields))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(command, "Gpu", PretendedGpu)
+    monkeypatch.setattr(command, "gpu_cases", lambda size, device: gpu_cases("toy", "cpu"))
+    monkeypatch.setattr(command.ceilings, "measure", lambda gpu, where, shrink: RATES)
+
+
+OPTIONS_OF_COMMAND = [
+    "gpu",
+    "--quick",
+    "--only",
+    "k-center,c2+batch+float32",
+    "--seconds",
+    "0",
+    "--runs",
+    "2",
+]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_the_command_measures_keeps_and_compares(tmp_path: Path) -> None:
+    first = CliRunner().invoke(app, [*OPTIONS_OF_COMMAND, "--out", str(tmp_path)])
+    assert first.exit_code == 0, first.output
+    (written,) = tmp_path.iterdir()
+    assert written.name == "gpu_pretended_2025-01-31.json"
+    document = json.loads(written.read_text())
+    assert document["format"] == 2
+    assert len(document["rows"]) == 4
+    assert document["failures"] == {} == document["left_out"]
+    assert document["ceilings"]["bytes_per_second"] == 4e12
+    assert "not installed (torch_cluster)" in first.output
+    second = CliRunner().invoke(app, [*OPTIONS_OF_COMMAND, "--compare", str(written)])
+    assert second.exit_code == 0, second.output
+    assert "Change of ccp_fast" in second.output
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_device_that_is_not_there_is_one_sentence() -> None:
+    result = CliRunner().invoke(app, ["gpu", "--device", "3"])
+    assert result.exit_code == 2
+    assert result.stderr == "--device: expected 0 to 0, got 3\n"
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_limit_leaves_out_the_rest(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    result = CliRunner().invoke(app, [*OPTIONS_OF_COMMAND, "--limit", "0", "--out", str(out)])
+    assert result.exit_code == 0
+    document = json.loads(out.read_text())
+    assert document["rows"] == []
+    assert set(document["left_out"].values()) == {"--limit: 0 seconds were over"}
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_case_that_fails_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_once(case: Case, *rest: Any) -> Row:
+        if case.setting == "sop":
+            raise RuntimeError("an illegal access")
+        if case.setting == "1e6":
+            raise runner.LeftOut("no room")
+        found = runner.measure(case, *rest)
+        bad = GpuFindings([], [], "same bits", None, 100, 7)
+        return found if case.setting == "batch" else replace(found, gpu=bad)
+
+    monkeypatch.setattr(command, "measure", fail_once)
+    out = tmp_path / "rows.json"
+    result = CliRunner().invoke(app, [*OPTIONS_OF_COMMAND, "--out", str(out)])
+    assert result.exit_code == 1
+    document = json.loads(out.read_text())
+    assert document["failures"] == {
+        "k-center farthest_points sop float32": "RuntimeError: an illegal access",
+        "k-center farthest_points sop-unseeded float32": "7 of 100 runs gave other bits than the first",
+    }
+    assert document["left_out"] == {"k-center farthest_points 1e6 float32": "no room"}
+    assert [kept["setting"] for kept in document["rows"]] == ["sop-unseeded", "batch"]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_device_that_gave_up_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(PretendedGpu):
+        def wait(self) -> None:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def fail(*arguments: Any) -> Row:
+        raise RuntimeError("an illegal access")
+
+    monkeypatch.setattr(command, "Gpu", Broken)
+    monkeypatch.setattr(command, "measure", fail)
+    result = CliRunner().invoke(app, OPTIONS_OF_COMMAND)
+    assert result.exit_code == 1
+    assert "every case after it: the device gave up: CUDA error: an illegal memory access" in result.output
+    assert "2/4" not in result.output
+
+
+def test_infinite_errors_fail() -> None:
+    assert errors((torch.tensor(math.nan),), (torch.tensor(1.0).double(),)).value == math.inf
+    large = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    assert errors((large,), (large + 2,)).value == 0.5
+    assert large.tolist() == [1.0, 2.0]  # compared on a copy
+
+
+def test_temperature_is_that_of_the_case() -> None:
+    (case,) = select(TOY, "proxy_nca-k1+1e6+float32")
+    inputs = case.inputs()
+    ours = case.implementations[0].prepare(inputs)()[0]
+    theirs = cross_entropy.loss_of(
+        cross_entropy.eager(), TEMPERATURE, inputs.anchors, inputs.references, inputs.labels
+    )
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-6)

@@ -1,0 +1,228 @@
+"""The CUDA kernels of the similarity losses, their own source, run by the emulator: equal to the fp64 reference."""
+
+from __future__ import annotations
+
+import emulator
+import pytest
+import torch
+from emulated_loss import Pairs, Result, Settings, dense, emulate
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+# Name, parameters, normalisation, reduction: each loss in its customary form.
+LOSSES = {
+    "contrastive_l2": Settings("contrastive_l2", [0.3, 0.9], "ball", "active_mean"),
+    "contrastive_cosine": Settings("contrastive_cosine", [0.1, 0.2]),
+    "triplet": Settings("triplet", [0.2], "ball", "active_mean"),
+    "multi_similarity": Settings("multi_similarity", [2.0, 10.0, 0.5]),
+    "proxy_nca": Settings("proxy_nca", [1 / 9]),
+    "proxy_nca_original": Settings("proxy_nca_original", [1 / 9]),
+    "proxy_anchor": Settings("proxy_anchor", [8.0, 0.1], reduction="mean"),
+}
+KINDS = ("proxies", "proxies as rows", "labelled", "labelled as rows", "batch")
+
+
+def make_pairs(kind: str, m: int, n: int, d: int, k: int = 3, seed: int = 0) -> Pairs:
+    generator = torch.Generator().manual_seed(seed)
+    classes = max(1, n // k)
+    anchors = torch.randn(m, d, generator=generator) / d**0.5
+    labels = torch.randint(0, classes, (m,), generator=generator)
+    if kind.startswith("proxies"):
+        return Pairs(anchors, torch.randn(classes, k, d, generator=generator) / d**0.5, labels)
+    if kind == "batch":
+        return Pairs(anchors, None, labels)
+    references = torch.randn(n, d, generator=generator) / d**0.5
+    # Any 64-bit numbers may be labels, and some classes have no reference.
+    names = torch.randint(-(2**62), 2**62, (classes + 3,), generator=generator)
+    return Pairs(
+        anchors, references, names[labels + 3], names[torch.randint(0, classes, (n,), generator=generator)]
+    )
+
+
+def assert_close(got: Result, pairs: Pairs, settings: Settings, *, slack: float = 1e-6) -> None:
+    """As near to the truth as eager PyTorch is in float32 times four, and `slack` of the largest number."""
+    truth, eager = (dense(pairs, settings, dtype) for dtype in (torch.float64, torch.float32))
+    for name, x, exact, plain in zip(Result._fields, got, truth, eager, strict=True):
+        if exact is None:
+            continue
+        assert torch.isfinite(x).all(), name
+        largest = exact.abs().max()
+        error, allowed = (
+            (x.double() - exact).abs().max(),
+            4 * (plain.double() - exact).abs().max() + slack * largest,
+        )
+        assert error <= allowed, f"{name}: off by {error:.3g}, allowed {allowed:.3g} of {largest:.3g}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_equals_the_reference(loss: str, kind: str) -> None:
+    settings = LOSSES[loss]._replace(proxy_rows=kind.endswith("rows"))
+    pairs = make_pairs(kind, 37, 79, 45)
+    assert_close(emulate(pairs, settings), pairs, settings)
+
+
+@given(
+    st.sampled_from(sorted(LOSSES)),
+    st.sampled_from(KINDS),
+    st.tuples(st.integers(1, 150), st.integers(3, 150), st.integers(1, 140), st.integers(1, 4)),
+    st.sampled_from(["none", "unit", "ball"]),
+    st.sampled_from(["sum", "none", "anchor_mean", "mean", "active_mean"]),
+    st.integers(1, 12),
+    st.integers(0, 10**6),
+)
+@examples(max_examples=40)
+def test_equals_the_reference_at_any_shape(
+    loss: str, kind: str, shape: tuple[int, int, int, int], normalize: str, reduction: str, processors: int, seed: int
+) -> None:  # fmt: skip
+    m, n, d, k = shape
+    settings = LOSSES[loss]._replace(
+        normalize=normalize, reduction=reduction, proxy_rows=kind.endswith("rows")
+    )
+    pairs = make_pairs(kind, m, n, max(2, d), k, seed)
+    assert_close(emulate(pairs, settings, multiprocessors=processors, seed=seed), pairs, settings, slack=1e-5)
+
+
+@pytest.mark.parametrize("d", [1, 4, 32, 36, 129, 300, 513, 1030])
+def test_any_number_of_components(d: int) -> None:
+    """Whole and broken chunks; owned items kept and not; gradients in one block's registers and in several's."""
+    pairs = make_pairs("labelled", 70, 133, d)
+    settings = LOSSES["multi_similarity"]._replace(normalize="none")
+    assert_close(emulate(pairs, settings, multiprocessors=3), pairs, settings, slack=3e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("d", [32, 37])
+@pytest.mark.parametrize("loss", ["contrastive_l2", "proxy_nca", "triplet"])
+def test_sixteen_bit_embeddings(loss: str, d: int, dtype: torch.dtype) -> None:
+    """One tensor-core product is exact for them: the loss is as good as from floats, gradients are rounded once."""
+    pairs = make_pairs("proxies", 37, 79, d).to(dtype)
+    got, truth = emulate(pairs, LOSSES[loss], precise=False), dense(pairs, LOSSES[loss], torch.float64)
+    assert got.grad_anchors.dtype == dtype
+    assert abs(got.value.double() - truth.value) <= 1e-6 * truth.value.abs()
+    for x, exact in ((got.grad_anchors, truth.grad_anchors), (got.grad_references, truth.grad_references)):
+        assert x is not None
+        assert exact is not None
+        assert (x.double() - exact).abs().max() <= torch.finfo(dtype).eps * exact.abs().max()
+
+
+def test_embeddings_and_proxies_of_different_types() -> None:
+    pairs = make_pairs("proxies", 37, 79, 40)
+    mixed = pairs._replace(anchors=pairs.anchors.bfloat16())
+    got, truth = emulate(mixed, LOSSES["proxy_nca"]), dense(mixed, LOSSES["proxy_nca"], torch.float64)
+    assert got.grad_anchors.dtype == torch.bfloat16
+    assert got.grad_references is not None
+    assert truth.grad_references is not None
+    assert (
+        got.grad_references - truth.grad_references
+    ).abs().max() <= 2e-6 * truth.grad_references.abs().max()
+
+
+def test_tf32_is_coarser_and_three_products_are_not() -> None:
+    pairs, settings = make_pairs("proxies", 37, 79, 128), LOSSES["contrastive_cosine"]
+    truth = dense(pairs, settings, torch.float64).grad_anchors
+    precise, coarse = (
+        (emulate(pairs, settings, precise=precise).grad_anchors - truth).abs().max() / truth.abs().max()
+        for precise in (True, False)
+    )
+    assert precise < 1e-6
+    assert 1e-5 < coarse < 2e-3
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_order_of_threads_and_blocks_changes_no_bit(loss: str) -> None:
+    settings, pairs = LOSSES[loss], make_pairs("labelled", 70, 200, 40)
+    first, *others = (emulate(pairs, settings, multiprocessors=4, seed=seed) for seed in range(4))
+    for other in others:
+        for x, y in zip(first, other, strict=True):
+            assert x is not None
+            assert y is not None
+            assert torch.equal(x, y)
+
+
+def test_every_barrier_is_needed() -> None:
+    """Left out, each lets some order of the threads give other numbers."""
+    # With gradients that one block finds alone, and those that several put together.
+    cases = [
+        (make_pairs("batch", 70, 150, 40), LOSSES["triplet"], 4),
+        (make_pairs("proxies", 150, 150, 70), LOSSES["contrastive_l2"], 1),
+    ]
+
+    def results(seed: int) -> list[Result]:
+        return [
+            emulate(pairs, settings, multiprocessors=processors, seed=seed)
+            for pairs, settings, processors in cases
+        ]
+
+    right = results(0)
+
+    def differs(seed: int) -> bool:
+        return any(
+            not torch.equal(x, y)
+            for a, b in zip(right, results(seed), strict=True)
+            for x, y in zip(a, b, strict=True)
+            if x is not None and y is not None
+        )
+
+    assert not emulator.unneeded_barriers(differs)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e9, 1e19, 1e30])
+@pytest.mark.parametrize("loss", ["contrastive_l2", "multi_similarity", "proxy_nca"])
+def test_unit_vectors_of_any_length(loss: str, scale: float) -> None:
+    """Products of the raw vectors leave float's range; those of the normalised ones do not."""
+    pairs = make_pairs("proxies", 20, 70, 40)
+    settings = LOSSES[loss]._replace(normalize="unit")
+    scaled = pairs._replace(anchors=pairs.anchors * scale, references=pairs.references * scale)  # type: ignore[operator]
+    got, plain = emulate(scaled, settings), emulate(pairs, settings)
+    for x in got:
+        assert x is not None
+        assert torch.isfinite(x).all()
+    if scale > 1e-12:  # shorter vectors count as zero
+        assert got.value == pytest.approx(plain.value, rel=1e-5)
+        torch.testing.assert_close(got.grad_anchors * scale, plain.grad_anchors, rtol=1e-3, atol=1e-6)
+
+
+def test_distances_of_close_pairs_are_exact() -> None:
+    """‖a‖² + ‖r‖² - 2a·r has no correct digit here. The gradient adds up a and r, each rounded by itself."""
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.randn(30, 64, generator=generator)
+    noise = torch.randn(30, 1, 64, generator=generator) * 1e-5
+    pairs = Pairs(anchors, anchors[:, None] + noise, torch.arange(30))
+    settings = Settings("contrastive_l2", [0.0, 0.0], "none", "mean")
+    got, truth = emulate(pairs, settings), dense(pairs, settings, torch.float64)
+    assert got.value.double() == pytest.approx(truth.value, rel=1e-5)
+    rounding = 4e-7 * anchors.norm(dim=1).max() / noise.norm(dim=2).min()
+    assert (got.grad_anchors - truth.grad_anchors).abs().max() <= rounding * truth.grad_anchors.abs().max()
+
+
+def test_identical_vectors_have_distance_zero_and_no_gradient() -> None:
+    anchors = torch.randn(9, 33, generator=torch.Generator().manual_seed(0))
+    pairs = Pairs(anchors, anchors[:, None].clone(), torch.arange(9))
+    got = emulate(pairs, Settings("contrastive_l2", [0.0, 0.0], "none", "sum"))
+    assert got.value == 0
+    assert not got.grad_anchors.any()
+
+
+def test_labels_of_no_class_match_nothing() -> None:
+    """The GPU is not asked, and so not waited for: such an anchor has negatives only."""
+    pairs = make_pairs("proxies", 20, 30, 16)
+    settings = Settings("contrastive_cosine", [0.0, 0.2], "unit", "none")
+    outside = pairs._replace(
+        labels=torch.where(torch.arange(20) < 2, torch.tensor([10**15, -1]).repeat(10), pairs.labels)
+    )
+    got, plain = emulate(outside, settings).value, emulate(pairs, settings).value
+    assert torch.isfinite(got).all()
+    assert torch.equal(got[2:], plain[2:])
+    assert emulate(outside, LOSSES["triplet"]).value.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_undefined_behaviour(loss: str) -> None:
+    """A process that shows any ends at once with UBSan's message."""
+    for kind in KINDS:
+        settings = LOSSES[loss]._replace(proxy_rows=kind.endswith("rows"))
+        pairs = make_pairs(kind, 37, 79, 45)
+        assert_close(emulate(pairs, settings, sanitize=True), pairs, settings)

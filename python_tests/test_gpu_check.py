@@ -1,0 +1,174 @@
+"""The order of things in `benchmarks/gpu_check.sh`, with stand-ins for the programs that it calls."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
+
+pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="needs bash and GNU coreutils")
+
+# An interpreter that notes how it was called and does what the environment says. NAME_STATUS: how a step ends.
+PYTHON = r"""#!/usr/bin/env bash
+printf '%s\n' "${*//$'\n'/ }" >>"$CALLS"
+case "$*" in
+  *is_available*) [[ ${GPU:-yes} = yes ]] || { echo 'AssertionError: torch 2 finds none' >&2; exit 1; } ;;
+  '-m venv'*) mkdir -p "$4/bin" "$4/packages" && cp "$0" "$4/bin/python" ;;
+  '-c import sysconfig'*) echo "${0%/bin/*}/packages" ;;
+  '-c import site'*) echo /host/packages ;;
+  '-m pip'*) echo "CCP_FAST_CUDA=$CCP_FAST_CUDA"; exit "${PIP_STATUS:-0}" ;;
+  *--collect-only*)
+    echo "ERROR python_tests/test_training.py - ModuleNotFoundError: No module named 'pydantic'"
+    echo "ERROR python_tests/test_broken.py - ModuleNotFoundError: No module named 'ccp_fast.gone'"
+    exit 2 ;;
+  *--junitxml=*)
+    all=$*
+    file=${all##*--junitxml=}
+    printf '<testsuites><testsuite tests="5" skipped="%d"/></testsuites>' "${SKIPPED:-1}" >"${file%% *}"
+    echo '4 passed, 1 skipped'
+    [[ $* != *gpu_tests.xml* ]] || exit "${GPU_TESTS_STATUS:-0}" ;;
+  *gpu_small_cases.py*) echo '9 of 9 cases on cuda, 0 problems' ;;
+  *'ccp_fast.bench.main gpu'*) sleep "${BENCH_SECONDS:-0}"; echo 'ceilings: 4000 GB/s'; echo ' BELOW' ;;
+  *mem_get_info*) echo 3 ;;
+  '-c import xdist'*) exit "${XDIST_STATUS:-0}" ;;
+  '-c import importlib.util'*) [[ ${*: -1} != inf_cl ]] ;;
+  *ElementTree*) exec "$REAL_PYTHON" "$@" ;;
+esac
+"""
+SANITIZER = r"""#!/usr/bin/env bash
+if [[ $1 = --help ]]; then echo '  --kernel-name arg'; exit; fi
+printf 'sanitizer %s\n' "$*" >>"$CALLS"
+[[ $* = *"${FAILING_TOOL:-none}"* ]] && exit 9
+"${@: -4}"
+echo '========= ERROR SUMMARY: 0 errors'
+"""
+
+
+class Machine:
+    def __init__(self, folder: Path) -> None:
+        self.out, self.calls = folder / "out", folder / "calls"
+        programs = folder / "programs"
+        programs.mkdir()
+        self.calls.touch()
+        for name, text in (
+            ("python3", PYTHON),
+            ("compute-sanitizer", SANITIZER),
+            ("nvidia-smi", ""),
+            ("nvcc", ""),
+        ):
+            path = programs / name
+            path.write_text(text or "#!/bin/sh\n")
+            path.chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "CALLS": str(self.calls),
+            "REAL_PYTHON": sys.executable,
+            "TMPDIR": str(folder),
+        }
+        self.environment.pop("PYTHON", None)
+
+    def check(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(SCRIPT), *(arguments or (str(self.out),))],
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    @property
+    def summary(self) -> str:
+        return (self.out / "summary.txt").read_text()
+
+    def call(self, part: str) -> str:
+        (found,) = [line for line in self.calls.read_text().splitlines() if part in line]
+        return found
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_everything_passes(machine: Machine) -> None:
+    done = machine.check()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    verdicts = {line.split()[0]: line.split()[-1] for line in machine.summary.splitlines()[:8]}
+    assert verdicts == dict.fromkeys(
+        ["build", "gpu_tests", "memcheck", "racecheck", "initcheck", "other_tests", "compiled", "benchmarks"],
+        "passed",
+    )
+    assert "ERROR SUMMARY: 0 errors" in machine.summary
+    assert "9 of 9 cases on cuda, 0 problems" in machine.summary
+    assert machine.summary.count("ceilings: 4000 GB/s") == 2
+    assert "python_tests/test_training.py pydantic" in machine.summary
+    assert "not installed: inf_cl\n" in machine.summary
+    assert "not installed: liger_kernel" not in machine.summary
+
+    assert (machine.out / "build.log").read_text() == "CCP_FAST_CUDA=ON\n"
+    gpu_tests = machine.call("-m gpu and not slow")
+    assert gpu_tests.endswith("-n 3 --dist load")
+    assert "--ignore=python_tests/test_training.py" in gpu_tests
+    assert "test_broken" not in gpu_tests  # a fault of our own is no missing package
+    assert "-m not gpu and not slow" in machine.call("other_tests.xml")
+    assert "--kernel-name kns=ccp --error-exitcode 9" in machine.call("--tool racecheck")
+    assert "--compile" in machine.call("compiled.json")
+    assert "--kernels" in machine.call("benchmarks.json")
+    left = {path.name for path in machine.out.parent.iterdir()}
+    assert left == {"out", "calls", "programs"}  # its own folder is gone
+
+
+def test_a_step_that_fails_stops_no_other(machine: Machine) -> None:
+    done = machine.check(FAILING_TOOL="racecheck", GPU_TESTS_STATUS="1", XDIST_STATUS="1")
+    assert done.returncode == 1
+    failed = [line.split()[0] for line in machine.summary.splitlines() if "FAILED" in line]
+    assert sorted(failed) == ["gpu_tests", "racecheck"]
+    assert "exit status 9" in machine.summary
+    assert machine.call("-m gpu and not slow").endswith("gpu_tests.xml")  # without xdist, one after the other
+    assert "benchmarks.json" in machine.calls.read_text()
+
+
+def test_tests_that_were_all_skipped_are_a_failure(machine: Machine) -> None:
+    done = machine.check(SKIPPED="5")
+    assert done.returncode == 1
+    assert "FAILED: no test ran on the GPU" in machine.summary
+
+
+def test_nothing_runs_without_a_build(machine: Machine) -> None:
+    done = machine.check(PIP_STATUS="3")
+    assert done.returncode == 1
+    assert "build" in machine.summary
+    assert "exit status 3" in machine.summary
+    assert "-m pytest" not in machine.calls.read_text()
+
+
+def test_time_is_limited(machine: Machine) -> None:
+    done = machine.check(BENCH_SECONDS="30", GPU_CHECK_SECONDS="3")
+    assert done.returncode == 1
+    assert "FAILED: longer than" in machine.summary
+    assert "NOT RUN: no time was left" in machine.summary
+
+
+def test_a_folder_is_asked_for(machine: Machine, tmp_path: Path) -> None:
+    done = subprocess.run(["bash", str(SCRIPT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: ")
+    done = machine.check(str(tmp_path / "a"), "b")
+    assert done.returncode == 2
+
+
+def test_without_a_gpu_it_is_one_sentence(machine: Machine) -> None:
+    done = machine.check(GPU="no")
+    assert done.returncode == 2
+    assert done.stderr.endswith("expected a GPU that torch can use: AssertionError: torch 2 finds none\n")
+    assert done.stderr.count("\n") == 1
