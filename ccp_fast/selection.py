@@ -57,7 +57,8 @@ def farthest_points(
     Raises:
         ValueError: an argument of wrong shape, dtype, device or value.
         RuntimeError: what only the values tell: NaN, infinity where `normalize` is given, offsets that do not
-            rise from 0 to N.
+            rise from 0 to N. A GPU is not waited for: there a point that holds NaN is picked after all others,
+            and offsets that do not fit are not reported.
 
     Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; the choice of proxies
     in arXiv 2209.09060.

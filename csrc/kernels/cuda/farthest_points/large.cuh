@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 2) choose(const Job job, const Large
   if (writes) {
     job.indices[s * job.k + i] = row;
     static_cast<T*>(job.nearest)[row] = kPicked<T>;
-    safe[centre] = T(0);
+    safe[centre] = T(0);  // before the next pick, only points without a centre ask for it
   }
   if (blockIdx.y == 0)
     for (int d = kQuad * int(threadIdx.x); d < job.dim; d += kQuad * kThreads)

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/farthest_points/large.cuh"
-#include "kernels/cuda/similarity_loss/workspace.h"
+#include "kernels/cuda/workspace.h"
 
 namespace ccp {
 namespace cuda {

@@ -1,7 +1,7 @@
 // k-center in all segments by one launch: a warp or a block on each.
 //
-// Each point belongs to a quad of threads (arithmetic.cuh): these alone read it, and one of them alone keeps track of
-// its nearest centre. What the group shares is the centre that is looked at, and the candidates for the next pick.
+// Each point belongs to a quad of threads (arithmetic.cuh): these alone read it while it is no centre, and one of them
+// alone keeps track of its nearest centre. The group shares the centre of the moment and the candidates for the next.
 #pragma once
 
 #include "kernels/cuda/farthest_points/group.cuh"
@@ -114,7 +114,7 @@ CCP_DEVICE void select_from(const Job& job, const Segment& segment, Group<T>& gr
 
 // The launch ----------------------------------------------------------------------------------------------------------
 
-// A segment in shared memory: its points, seeds, and `nearest`. Where they begin, in numbers; the next may follow at
+// Where a segment's points (from 0), seeds and `nearest` lie in shared memory, in numbers; the next may follow at
 // `end`.
 struct Room {
   int64_t centres, nearest, end;

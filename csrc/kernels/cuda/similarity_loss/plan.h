@@ -3,7 +3,7 @@
 
 #include "kernels/cuda/similarity_loss/finish.h"
 #include "kernels/cuda/similarity_loss/reduce.cuh"
-#include "kernels/cuda/similarity_loss/workspace.h"
+#include "kernels/cuda/workspace.h"
 
 namespace ccp {
 namespace cuda {
