@@ -87,9 +87,10 @@ def emulate(
 def dense(pairs: Pairs, settings: Settings, dtype: torch.dtype) -> Result:
     """The plain PyTorch reference's result, computed in `dtype` from the same numbers."""
     pairs = pairs.to(dtype)
-    anchors = pairs.anchors.requires_grad_()
+    # Copies: `to` may hand back the caller's own tensors.
+    anchors = pairs.anchors.detach().clone().requires_grad_()
     within = pairs.references is None
-    references = anchors if pairs.references is None else pairs.references.requires_grad_()
+    references = anchors if pairs.references is None else pairs.references.detach().clone().requires_grad_()
     reference_labels = pairs.labels if within else pairs.reference_labels
     value = dense_loss(anchors, references, pairs.labels, reference_labels, *settings, within)
     value.sum().backward()

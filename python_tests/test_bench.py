@@ -316,6 +316,7 @@ def test_the_command_measures_keeps_and_compares(tmp_path: Path) -> None:
     assert torch.get_num_threads() == 1
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
@@ -325,10 +326,10 @@ def test_the_command_measures_keeps_and_compares(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options_are_one_sentence(
-    option: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    option: str, value: str, message: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["cpu", option, value])
+    result = CliRunner().invoke(app, [device, option, value])
     assert result.exit_code == 2
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1

@@ -590,24 +590,6 @@ def test_without_a_gpu_it_is_one_sentence() -> None:
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--only", "nothing", "--only: expected some of"),
-        ("--compare", "absent.json", "--compare: expected a file written by"),
-        ("--out", "absent/rows.json", "--out: expected a folder that exists, or a file in one"),
-    ],
-)
-def test_wrong_options_are_one_sentence(
-    option: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["gpu", option, value])
-    assert result.exit_code == 2
-    assert result.stderr.startswith(message)
-    assert result.stderr.count("\n") == 1
-
-
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command on a machine with a pretended GPU."""

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from ccp_fast.functional import contrastive
+
 # Name, parameters, normalisation, reduction: each loss in its customary form.
 LOSSES = {
     "contrastive_l2": Settings("contrastive_l2", [0.3, 0.9], "ball", "active_mean"),
@@ -80,11 +82,10 @@ def test_equals_the_reference_at_any_shape(
     settings = LOSSES[loss]._replace(
         normalize=normalize, reduction=reduction, proxy_rows=kind.endswith("rows")
     )
-    pairs = make_pairs(kind, m, n, max(2, d), k, seed)
-    # In few dimensions pairs come close, and then a gradient along a - r adds up a and r, each rounded by itself.
-    slack = 3e-4 if loss in ("contrastive_l2", "triplet") else 1e-5
+    # In few dimensions some pairs are close: test_gradients_of_close_pairs below.
+    pairs = make_pairs(kind, m, n, max(8 if loss in ("contrastive_l2", "triplet") else 2, d), k, seed)
     got = emulate(pairs, settings, multiprocessors=processors, seed=seed)
-    assert_close(got, pairs, settings, slack=slack)
+    assert_close(got, pairs, settings, slack=1e-5)
 
 
 @pytest.mark.parametrize("d", [1, 4, 32, 36, 129, 300, 513, 1030])
@@ -187,17 +188,46 @@ def test_unit_vectors_of_any_length(loss: str, scale: float) -> None:
         torch.testing.assert_close(got.grad_anchors * scale, plain.grad_anchors, rtol=1e-3, atol=1e-6)
 
 
-def test_distances_of_close_pairs_are_exact() -> None:
-    """‖a‖² + ‖r‖² - 2a·r has no correct digit here. The gradient adds up a and r, each rounded by itself."""
+def close_pairs() -> tuple[Pairs, Settings]:
     generator = torch.Generator().manual_seed(0)
     anchors = torch.randn(30, 64, generator=generator)
     noise = torch.randn(30, 1, 64, generator=generator) * 1e-5
-    pairs = Pairs(anchors, anchors[:, None] + noise, torch.arange(30))
     settings = Settings("contrastive_l2", [0.0, 0.0], "none", "mean")
-    got, truth = emulate(pairs, settings), dense(pairs, settings, torch.float64)
-    assert got.value.double() == pytest.approx(truth.value, rel=1e-5)
-    rounding = 4e-7 * anchors.norm(dim=1).max() / noise.norm(dim=2).min()
-    assert (got.grad_anchors - truth.grad_anchors).abs().max() <= rounding * truth.grad_anchors.abs().max()
+    return Pairs(anchors, anchors[:, None] + noise, torch.arange(30)), settings
+
+
+def test_distances_of_close_pairs_are_exact() -> None:
+    """‖a‖² + ‖r‖² - 2a·r has no correct digit here."""
+    pairs, settings = close_pairs()
+    truth = dense(pairs, settings, torch.float64)
+    assert emulate(pairs, settings).value.double() == pytest.approx(truth.value, rel=1e-5)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the gradient adds up a and r, each rounded by itself; on the CPU as well"
+)
+@pytest.mark.parametrize("device", ["cpu", "emulated"])
+def test_gradients_of_close_pairs(device: str) -> None:
+    """They point along a - r, which eager PyTorch has before it rounds."""
+    pairs, settings = close_pairs()
+    if device == "emulated":
+        got = emulate(pairs, settings)
+    else:
+        assert pairs.references is not None
+        anchors, references = (x.clone().requires_grad_() for x in (pairs.anchors, pairs.references))
+        value = contrastive(
+            anchors,
+            references,
+            pairs.labels,
+            pos_margin=0.0,
+            neg_margin=0.0,
+            normalize=None,
+            reduction="mean",
+        )
+        value.backward()
+        assert anchors.grad is not None
+        got = Result(value.detach().reshape(1), anchors.grad, references.grad)
+    assert_close(got, pairs, settings, slack=1e-5)
 
 
 def test_identical_vectors_have_distance_zero_and_no_gradient() -> None:
