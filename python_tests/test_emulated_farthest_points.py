@@ -12,6 +12,7 @@ import torch
 from helpers import one_thread  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ragged_inputs import integers, normal, offsets_of
 from torch import Tensor
 
 import ccp_fast  # noqa: F401  registers the operator
@@ -122,19 +123,6 @@ def assert_same(ours: Result, theirs: Result) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.dtype == other.dtype
         assert torch.equal(mine, other)
-
-
-def offsets_of(sizes: list[int]) -> Tensor:
-    return torch.tensor([0, *sizes]).cumsum(0)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def integers(*shape: int, seed: int, limit: int = 2) -> Tensor:
-    """Small integers: their squared distances are exact, so ties are true ones, and duplicates abound."""
-    return torch.randint(-limit, limit + 1, shape, generator=torch.Generator().manual_seed(seed)).float()
 
 
 def ragged(

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import one_thread  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ragged_inputs import integers, normal, offsets_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -17,27 +19,6 @@ from ccp_fast.selection import FarthestPoints, farthest_points
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 OP = torch.ops.ccp_fast.farthest_points.default
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def offsets_of(sizes: list[int]) -> Tensor:
-    return torch.tensor([0, *sizes]).cumsum(0)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def integers(*shape: int, seed: int, limit: int = 2) -> Tensor:
-    """Squared distances of small integers are exact, so every tie is a true one; duplicates abound."""
-    return torch.randint(-limit, limit + 1, shape, generator=torch.Generator().manual_seed(seed)).float()
 
 
 def assert_same(ours: FarthestPoints, theirs: FarthestPoints) -> None:

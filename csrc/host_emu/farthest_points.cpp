@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "host_emu/bindings.h"
+#include "host_emu/names.h"
 #include "kernels/cuda/farthest_points/layout.h"
 
 namespace py = pybind11;
@@ -17,18 +18,6 @@ namespace {
 
 using cuda::FarthestPointsPlan;
 using cuda::FarthestPointsProblem;
-
-Dtype dtype_named(const std::string& name) {
-  if (name == "float32") return Dtype::kFloat32;
-  if (name == "float64") return Dtype::kFloat64;
-  if (name == "bfloat16") return Dtype::kBFloat16;
-  if (name == "float16") return Dtype::kFloat16;
-  throw std::invalid_argument("dtype: expected float32, float64, bfloat16 or float16, got " + name);
-}
-
-Normalize normalize_named(const std::string& name) {
-  return name == "unit" ? Normalize::kUnit : name == "ball" ? Normalize::kBall : Normalize::kNone;
-}
 
 // Addresses, as torch's tensors tell them; numpy has no bfloat16.
 struct Vectors {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "host_emu/bindings.h"
+#include "host_emu/names.h"
 #include "kernels/cuda/projection_grad/table.h"
 
 namespace py = pybind11;
@@ -17,14 +18,6 @@ namespace py = pybind11;
 namespace ccp {
 namespace emu {
 namespace {
-
-Dtype dtype_named(const std::string& name) {
-  if (name == "float32") return Dtype::kFloat32;
-  if (name == "float64") return Dtype::kFloat64;
-  if (name == "bfloat16") return Dtype::kBFloat16;
-  if (name == "float16") return Dtype::kFloat16;
-  throw std::invalid_argument("dtype: expected float32, float64, bfloat16 or float16, got " + name);
-}
 
 using Array = std::pair<uintptr_t, std::string>;  // address and torch's name for the type: numpy has no bfloat16
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "host_emu/bindings.h"
+#include "host_emu/names.h"
 
 namespace py = pybind11;
 
@@ -17,13 +18,6 @@ namespace emu {
 namespace {
 
 using Labels = py::array_t<int64_t, py::array::c_style>;
-
-template <class T>
-T by_name(const std::string& name, std::initializer_list<std::pair<const char*, T>> known) {
-  for (const auto& [known_name, value] : known)
-    if (name == known_name) return value;
-  throw py::value_error("unknown name: " + name);
-}
 
 LossId loss_by_name(const std::string& name) {
 #define CCP_NAME(loss, parameters, ...) {#loss, LossId::k_##loss},
@@ -42,8 +36,7 @@ Reduction reduction_by_name(const std::string& name) {
 // Sixteen-bit numbers come as their bits.
 cuda::Side side_of(const py::array& items, const std::string& dtype, const std::optional<Labels>& labels,
                    int64_t group) {
-  const Dtype type = by_name<Dtype>(
-      dtype, {{"float32", Dtype::kFloat32}, {"bfloat16", Dtype::kBFloat16}, {"float16", Dtype::kFloat16}});
+  const Dtype type = dtype_named(dtype);
   if (items.itemsize() != dtype_bytes(type)) throw py::value_error("element size and dtype differ");
   return {items.data(), type, items.shape(0), labels ? labels->data() : nullptr, group};
 }
@@ -73,8 +66,7 @@ class EmulatedLoss {
     problem_.rows = side_of(rows_, rows_dtype, row_labels_, row_group);
     problem_.columns = side_of(columns_, columns_dtype, column_labels_, column_group);
     problem_.dim = rows_.shape(1);
-    problem_.normalize = by_name<Normalize>(
-        normalize, {{"none", Normalize::kNone}, {"unit", Normalize::kUnit}, {"ball", Normalize::kBall}});
+    problem_.normalize = normalize_named(normalize);
     problem_.exclude_diagonal = exclude_diagonal;
     problem_.products = precise ? Products::kThree : Products::kOne;
     problem_.multiprocessors = multiprocessors;
