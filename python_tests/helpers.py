@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -22,3 +23,19 @@ def vectors(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> T
     """Random vectors with norms on both sides of 1, the edge of the ball."""
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (x * 0.6).to(dtype)
+
+
+def assert_same_state(a: Any, b: Any, path: str = "") -> None:
+    """Equal to the bit, but for times."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a.keys() - {"clock", "milliseconds"}:
+            assert_same_state(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same_state(x, y, f"{path}/{i}")
+    else:
+        assert a == b, path
