@@ -112,6 +112,12 @@ inline T atomicMax(T* address, T value) {
   return old;
 }
 template <class T>
+inline T atomicOr(T* address, T value) {
+  const T old = *address;
+  *address = old | value;
+  return old;
+}
+template <class T>
 inline T atomicMin(T* address, T value) {
   const T old = *address;
   if (value < old) *address = value;

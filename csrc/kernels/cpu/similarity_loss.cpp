@@ -338,9 +338,11 @@ class Driver {
 
   // Overwrites the tile x with the coefficients of the pair gradients: row i gets coefficient · column j, and the other
   // way round. A distance pulls along the difference of the two, so the negative coefficient falls on the item itself
-  // (`along`). Returns the columns that have any.
-  int64_t gradient_coefficients(const Visit<T>& visit, const T* info, PositivesTable<T>& positives, T* row_along,
-                                T* column_along, int64_t* touched) {
+  // (`along`); close pairs are done with here. Returns the columns that have a coefficient.
+  int64_t gradient_coefficients(const Visit<T>& visit, const T* info, PositivesTable<T>& positives, Gradient& rows,
+                                Gradient& columns, int64_t* touched) {
+    T* row_along = rows ? rows.along(visit.row_slot) : nullptr;
+    T* column_along = columns ? columns.along(visit.column_slot) : nullptr;
     int64_t count = 0;
     for (int64_t j = 0; j < visit.columns.count; ++j) {
       M nonzero = M{};
@@ -353,7 +355,13 @@ class Driver {
         if (p_.exclude_diagonal) g = select(itself(visit, j, v), V{}, g);
         if (Loss::kMetric != Metric::kDot) {
           // d‖a - r‖/da = (a - r)/d, zero at d = 0;  d‖a - r‖²/da = 2(a - r)
-          const V pull = Loss::kMetric == Metric::kDistance ? select(x == T(0), V{}, g / x) : g * T(2);
+          V pull = Loss::kMetric == Metric::kDistance ? select(x == T(0), V{}, g / x) : g * T(2);
+          const V squared = Loss::kMetric == Metric::kDistance ? x * x : x;
+          const M close = close_pairs(squared, visit.rows, v, visit.columns, j) & (pull != T(0));
+          if (any(close)) {
+            add_differences(visit, v, j, close, pull, rows, columns);
+            pull = select(close, V{}, pull);
+          }
           if (row_along) store(row_along + v * L, load(row_along + v * L) + pull);
           column_sum = column_sum + pull;
           g = V{} - pull;
@@ -367,6 +375,17 @@ class Driver {
       }
     }
     return count;
+  }
+
+  // The gradients of the close pairs among vector v of the rows and column j.
+  static void add_differences(const Visit<T>& visit, int64_t v, int64_t j, M close, V pull, Gradient& rows,
+                              Gradient& columns) {
+    const Panel<T>& row = visit.rows.panel;
+    for (int64_t i = v * L; i < smaller((v + 1) * L, visit.rows.count); ++i)
+      if (close[i - v * L])
+        add_difference(pull[i - v * L], row.values + i * row.stride, visit.columns.values + j * row.stride, row.stride,
+                       rows ? rows.values(visit.row_slot, i) : nullptr,
+                       columns ? columns.values(visit.column_slot, j) : nullptr);
   }
 
   V pair_gradient(const Visit<T>& visit, V x, M same, const T* info, PositivesTable<T>& positives, int64_t v,
@@ -386,8 +405,7 @@ class Driver {
                      Gradient& columns) {
     compute_tile(Loss::kMetric, visit.rows, visit.columns, p_.dim, visit.x);
     int64_t touched[kTileColumns];
-    const int64_t count = gradient_coefficients(visit, info, positives, rows ? rows.along(visit.row_slot) : nullptr,
-                                                columns ? columns.along(visit.column_slot) : nullptr, touched);
+    const int64_t count = gradient_coefficients(visit, info, positives, rows, columns, touched);
     if (columns)
       add_rows_to_columns(visit.x, visit.rows, touched, count, columns.values(visit.column_slot, 0), sweep_.stride());
     if (rows)

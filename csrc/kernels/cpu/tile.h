@@ -105,10 +105,16 @@ inline double squared_distance(const T* a, const T* b, int64_t stride) {
   return sum_lanes<T>(sum);
 }
 
+// ‖a‖² + ‖r‖² - 2a·r cancels for close pairs, and so does the gradient's g·a - g·r; that is where both matter most. A
+// pair closer than 1/8 of the vectors' own size is computed from the differences; such pairs are rare (its own class),
+// so this costs little.
+template <class T>
+CCP_HD Mask<T> close_pairs(Vec<T> squared, const RowBlock<T>& rows, int64_t v, const Panel<T>& columns, int64_t j) {
+  const Vec<T> size = load(rows.panel.squared_norm + v * kLanes<T>) + columns.squared_norm[j];
+  return squared < size * T(1.0 / 64);
+}
+
 // x[j·kTileRows + i] = the metric between row i and column j.
-//
-// ‖a‖² + ‖r‖² - 2a·r cancels for close pairs, and that is where distances matter most. A pair closer than 1/8 of the
-// vectors' own size is computed again from the differences; such pairs are rare (its own class), so this costs little.
 template <class T>
 inline void compute_tile(Metric metric, const RowBlock<T>& rows, const Panel<T>& columns, int64_t dim, T* x) {
   constexpr int L = kLanes<T>;
@@ -123,7 +129,7 @@ inline void compute_tile(Metric metric, const RowBlock<T>& rows, const Panel<T>&
       T* out = x + j * kTileRows + v * L;
       const Vec<T> size = load(rows.panel.squared_norm + v * L) + columns.squared_norm[j];
       Vec<T> squared = size - load(out) * T(2);
-      const Mask<T> close = squared < size * T(1.0 / 64);
+      const Mask<T> close = close_pairs(squared, rows, v, columns, j);
       if (any(close)) {
         for (int i = 0; i < L; ++i)
           if (close[i])
@@ -132,6 +138,17 @@ inline void compute_tile(Metric metric, const RowBlock<T>& rows, const Panel<T>&
       }
       store(out, metric == Metric::kDistance ? sqrt(squared) : squared);
     }
+  }
+}
+
+// Adds the gradient pull · (row - column) of a pair to its row's and takes it off its column's, either of which may be
+// nullptr.
+template <class T>
+inline void add_difference(T pull, const T* row, const T* column, int64_t stride, T* row_gradient, T* column_gradient) {
+  for (int64_t d = 0; d < stride; d += kLanes<T>) {
+    const Vec<T> force = (load(row + d) - load(column + d)) * pull;
+    if (row_gradient) store(row_gradient + d, load(row_gradient + d) + force);
+    if (column_gradient) store(column_gradient + d, load(column_gradient + d) - force);
   }
 }
 

@@ -3,7 +3,8 @@
 // stay in registers until they are whole.
 //
 // For x a dot product, d x / d ô = ŝ; for a distance, (ô - ŝ) / d; for a squared distance, 2 (ô - ŝ). So the gradient
-// with respect to the normalised vector is  Σ_s w_s ŝ + along · ô, with along = 0 or -Σ_s w_s.
+// with respect to the normalised vector is  Σ_s w_s ŝ + along · ô, with along = 0 or -Σ_s w_s; close pairs, in which
+// these two would cancel, add w_s (ŝ - ô) instead.
 #pragma once
 
 #include "kernels/cuda/similarity_loss/row.cuh"
@@ -86,7 +87,10 @@ struct GradientShared {
   RowInfo row_info;
   float coefficients[kGradientOwner * kCoefficientStride];
   float along[kGradientOwner], dots[kGradientOwner], sums[kWarpColumns * kGradientOwner];
+  unsigned close[kStreamed / 32][kGradientOwner];  // a bit for each streamed item that is close to this owned one
+  int any_close;
 };
+static_assert(kStreamed % 32 == 0, "whole words of bits");
 
 // One component of the gradient with respect to the original v, given that of g, with respect to the normalised v̂, the
 // multiple `along` of v̂ still to be added, and g · v̂:  scale · (I - v̂v̂ᵀ)(g + along·v̂), without the projection onto the
@@ -134,11 +138,62 @@ CCP_DEVICE void multiply_coefficients(const float* coefficients, const float* ve
   }
 }
 
+// Components d and d + 1 of ŝ - ô, zero behind the last.
+struct TwoComponents {
+  float v[2];
+};
+CCP_DEVICE_CALL TwoComponents difference(const Side& streamed, int64_t s, float s_scale, const Side& owner, int64_t o,
+                                         float o_scale, int64_t dim, int64_t d) {
+  TwoComponents both;
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    both.v[i] = d + i < dim ? load_component(streamed, s * dim + d + i) * s_scale -
+                                  load_component(owner, o * dim + d + i) * o_scale
+                            : 0.0f;
+  return both;
+}
+
+// out += w (ŝ - ô) for the close pairs of a tile, whose coefficients become zero. The whole block together.
+template <int kOutChunks>
+CCP_DEVICE void add_close_pairs(const GradientJob& job, const PairTile<kGradientOwner>& tile, GradientShared& shared,
+                                int first_row, int64_t first_dim, int out_chunks,
+                                FragmentD (&out)[kOutChunks][1][kOutN]) {
+  const auto is_close = [&](int o, int s) { return shared.close[s / 32][o] >> s % 32 & 1; };
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int o = first_row + int(threadIdx.x) % kWarp / 4 + half * 8;
+#pragma unroll 1
+    for (int s = 0; s < kStreamed; ++s) {
+      if (!is_close(o, s)) continue;
+      const float w = shared.coefficients[o * kCoefficientStride + s];
+#pragma unroll
+      for (int c = 0; c < kOutChunks; ++c) {
+        if (c >= out_chunks) break;
+#pragma unroll
+        for (int n = 0; n < kOutN; ++n) {
+          const TwoComponents both =
+              difference(job.streamed.side, tile.streamed_info->id[s], tile.streamed_info->scale[s], job.owner.side,
+                         tile.owner_info->id[o], tile.owner_info->scale[o], job.dim,
+                         first_dim + c * kChunk + n * 8 + int(threadIdx.x) % 4 * 2);
+#pragma unroll
+          for (int i = 0; i < 2; ++i) out[c][0][n].v[half * 2 + i] += w * both.v[i];
+        }
+      }
+    }
+  }
+  __syncthreads();
+  const int o = int(threadIdx.x);
+  if (o < kGradientOwner)
+    for (int s = 0; s < kStreamed; ++s)
+      if (is_close(o, s)) shared.coefficients[o * kCoefficientStride + s] = 0.0f;
+}
+
 template <class Loss, Products products, int kDims>
 __global__ void __launch_bounds__(kThreads)
     similarity_gradient(const __grid_constant__ GradientJob job, const __grid_constant__ Loss loss) {
   constexpr int kOwner = kGradientOwner;
   constexpr int kOutChunks = kDims / kChunk;
+  constexpr bool kIsDistance = Loss::kMetric != Metric::kDot;
   CCP_SHARED(bytes);
   PairTile<kOwner> tile(job.owner, job.streamed, job.dim, job.normalize, job.resident, bytes);
   GradientShared& shared =
@@ -189,6 +244,10 @@ __global__ void __launch_bounds__(kThreads)
             job,
             job.owner_is_row ? job.owner.at(first_owner + threadIdx.x) : job.streamed.at(t * kStreamed + threadIdx.x),
             int(threadIdx.x), shared.row_info);
+    if (kIsDistance && int(threadIdx.x) < kOwner) {
+      for (auto& bits : shared.close) bits[threadIdx.x] = 0;
+      shared.any_close = 0;
+    }
     __syncthreads();
 #pragma unroll
     for (int n = 0; n < kN; ++n)
@@ -204,11 +263,20 @@ __global__ void __launch_bounds__(kThreads)
               pair_gradient(job, loss, x, same, shared.row_info, job.owner_is_row ? o : s,
                             job.owner_is_row ? owner : streamed, job.owner_is_row ? streamed : owner),
               x);
-          if (Loss::kMetric != Metric::kDot) along[i / 2] -= w;
-          w *= tile.streamed_info->scale[s];
+          if (kIsDistance && w != 0.0f && tile.template is_close<Loss::kMetric>(x, o, s)) {
+            atomicOr(&shared.close[s / 32][o], 1u << s % 32);
+            atomicOr(&shared.any_close, 1);
+          } else {
+            if (kIsDistance) along[i / 2] -= w;
+            w *= tile.streamed_info->scale[s];
+          }
         }
         shared.coefficients[o * kCoefficientStride + s] = w;
       }
+    if (kIsDistance) {
+      __syncthreads();
+      if (shared.any_close) add_close_pairs(job, tile, shared, out_row, first_dim + out_column, out_chunks, out);
+    }
     for (int chunk = 0; chunk < out_chunks; ++chunk, ++load) {
       next_load(load);  // its barrier also stands between the coefficients' writing and reading
       const float* vectors = tile.streamed_chunk(load);

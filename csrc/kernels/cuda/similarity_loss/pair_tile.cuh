@@ -229,18 +229,24 @@ class PairTile {
     return first_streamed_of_warp() + n * 8 + int(threadIdx.x) % 4 * 2 + i % 2;
   }
 
-  // The metric of a pair, given its dot product of raw vectors. All lanes of a warp call this together.
-  //
-  // ‖a‖² + ‖r‖² - 2a·r cancels for close pairs, and that is where distances matter most: they are computed again from
-  // the differences, one pair at a time by the whole warp. Such pairs are rare (its own class).
+  // ‖a‖² + ‖r‖² - 2a·r cancels for close pairs, and so does the gradient's w·a - w·r; that is where both matter most.
+  // They are computed from the differences. Such pairs are rare (its own class).
+  template <Metric metric>
+  CCP_DEVICE bool is_close(float x, int o, int s) const {
+    const float squared = metric == Metric::kDistance ? x * x : x;
+    return metric != Metric::kDot && squared < kClose * (owner_info->squared_norm[o] + streamed_info->squared_norm[s]);
+  }
+
+  // The metric of a pair, given its dot product of raw vectors; from the differences by the whole warp, one pair at a
+  // time, where it has to be. All lanes of a warp call this together.
   template <Metric metric>
   CCP_DEVICE float value(float dot, int o, int s) const {
     const float product = dot * owner_info->scale[o] * streamed_info->scale[s];
     const float norms = owner_info->squared_norm[o] + streamed_info->squared_norm[s];
     float x = metric == Metric::kDot ? product : norms - 2 * product;
     const bool real = owner_info->id[o] >= 0 && streamed_info->id[s] >= 0;
-    const bool close = metric != Metric::kDot && x < norms * kClose;
-    const bool again = real && (close || owner_info->extreme[o] || streamed_info->extreme[s]);
+    constexpr Metric squared = metric == Metric::kDot ? Metric::kDot : Metric::kSquaredDistance;
+    const bool again = real && (is_close<squared>(x, o, s) || owner_info->extreme[o] || streamed_info->extreme[s]);
     unsigned lanes = __ballot_sync(kFullWarp, again);
     while (lanes) {
       const int lane = __ffs(int(lanes)) - 1;
