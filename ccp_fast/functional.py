@@ -32,14 +32,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ccp_fast.ops.lifted_pairs import lifted_pairs
 from ccp_fast.ops.similarity_loss import similarity_loss
 from ccp_fast.projection import projection_grad_
+from ccp_fast.reference.pairs import normalise
+from ccp_fast.reference.reduction import Count, Parts, reduce
 from ccp_fast.selection import FarthestPoints, farthest_points
 
 __all__ = [
     "FarthestPoints",
     "contrastive",
     "farthest_points",
+    "lifted_structure",
     "multi_similarity",
     "projection_grad_",
     "proxy_anchor",
@@ -210,6 +214,53 @@ def proxy_anchor(
         reduction,
         anchor,
     )
+
+
+def lifted_structure(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    margin: float = 1.0,
+    variant: Literal["pair", "anchor"] = "pair",
+    normalize: Normalize = None,
+    reduction: Reduction = "mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """Lifted structure loss: positives against the soft minimum of the distances to negatives.
+
+    "pair", the paper's: ½ Σ_{j∈P_i} (log(Σ_{k∈N_i} e^{margin−d_ik} + Σ_{l∈N_j} e^{margin−d_jl}) + d_ij)₊². It needs the
+    negatives of both samples of a pair, so references is None: the batch itself.
+    "anchor": (log Σ_P e^{d} + log Σ_N e^{margin−d})₊, a logarithm of an empty sum counting as 0; any references.
+
+    mean: "pair" over the positive pairs, "anchor" over the rows. active_mean: over those above zero. The paper does not
+    normalise embeddings, hence normalize=None; pytorch-metric-learning does ("unit").
+    Source: Oh Song et al. 2016 (arXiv 1511.06452), eq. 4; Hermans et al. 2017 (arXiv 1703.07737), eq. 8.
+    """
+    _one_of("variant", variant, ("pair", "anchor"))
+    if variant == "anchor":
+        return _loss(
+            "lifted_anchor",
+            [margin],
+            anchors,
+            references,
+            labels,
+            reference_labels,
+            normalize,
+            reduction,
+            anchor,
+        )
+    if references is not None:
+        raise ValueError('references: expected None, the batch itself, with variant="pair", got a tensor')
+    _one_of("reduction", reduction, ("active_mean", "mean", "anchor_mean", "sum", "none"))
+    _check_embeddings("anchors", anchors, "[M, D]", 2)
+    anchors = anchors.to(
+        torch.promote_types(anchors.dtype, torch.float32)
+    )  # gradients of two parts, rounded once
+    lse = _loss("negative_lse", [margin], anchors, None, labels, reference_labels, normalize, "none", anchor)
+    value, terms, active = lifted_pairs(normalise(anchors, normalize), labels, lse)
+    return reduce(Parts(value, torch.zeros_like(value), Count(active, 0), Count(terms, 0)), reduction)
 
 
 def _loss(

@@ -45,6 +45,7 @@ LOSSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "proxy_nca": ("proxy_nca", {"temperature": 1 / 9}, ()),
     "proxy_nca_original": ("proxy_nca", {"temperature": 1 / 9, "variant": "original"}, ()),
     "proxy_anchor": ("proxy_anchor", {"alpha": 32.0, "margin": 0.1}, ()),
+    "lifted_anchor": ("lifted_structure", {"margin": 1.0, "variant": "anchor"}, ()),
 }
 KINDS = ("proxies", "proxies as rows", "labelled", "labelled as rows", "batch")
 # Of the anchors and of the references.

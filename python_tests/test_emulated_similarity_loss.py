@@ -21,6 +21,8 @@ LOSSES = {
     "proxy_nca": Settings("proxy_nca", [1 / 9]),
     "proxy_nca_original": Settings("proxy_nca_original", [1 / 9]),
     "proxy_anchor": Settings("proxy_anchor", [8.0, 0.1], reduction="mean"),
+    "lifted_anchor": Settings("lifted_anchor", [1.0], "none", "mean"),
+    "negative_lse": Settings("negative_lse", [1.0], "unit", "none"),
 }
 KINDS = ("proxies", "proxies as rows", "labelled", "labelled as rows", "batch")
 

@@ -23,6 +23,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "proxy_nca": {"temperature": 1 / 9},
     "proxy_nca_original": {"temperature": 1 / 9, "variant": "original"},
     "proxy_anchor": {"alpha": 32.0, "margin": 0.1},
+    "lifted_anchor": {"margin": 1.0, "variant": "anchor"},
 }
 # No number here is a multiple of a vector, a tile or a register block.
 SHAPES = [(1, 1, 1, 1), (13, 7, 3, 5), (70, 29, 3, 33), (67, 41, 2, 130), (3, 77, 1, 257), (131, 5, 2, 17)]
@@ -31,9 +32,8 @@ REDUCTIONS = ["mean", "active_mean", "anchor_mean", "sum", "none"]
 
 def functions(loss: str) -> tuple[Any, Any]:
     """The fused function and the dense one."""
-    name = next(
-        n for n in ("contrastive", "triplet", "multi_similarity", "proxy_nca", "proxy_anchor") if n in loss
-    )
+    names = ("contrastive", "triplet", "multi_similarity", "proxy_nca", "proxy_anchor")
+    name = "lifted_structure" if loss == "lifted_anchor" else next(n for n in names if n in loss)
     return getattr(F, name), getattr(reference, name)
 
 

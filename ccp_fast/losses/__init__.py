@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ccp_fast.losses.base import MetricLoss
 from ccp_fast.losses.contrastive import ContrastiveLoss
+from ccp_fast.losses.lifted_structure import LiftedStructureLoss
 from ccp_fast.losses.multi_similarity import MultiSimilarityLoss
 from ccp_fast.losses.proxy_anchor import ProxyAnchorLoss
 from ccp_fast.losses.proxy_nca import ProxyNCALoss
@@ -14,6 +15,7 @@ from ccp_fast.losses.triplet import TripletLoss
 
 __all__ = [
     "ContrastiveLoss",
+    "LiftedStructureLoss",
     "MetricLoss",
     "MultiSimilarityLoss",
     "ProxyAnchorLoss",

@@ -29,6 +29,8 @@ _REFERENCE: dict[str, tuple[Callable[..., Tensor], tuple[str, ...], dict[str, An
     "proxy_nca": (reference.proxy_nca, ("temperature",), {"variant": "plus_plus"}),
     "proxy_nca_original": (reference.proxy_nca, ("temperature",), {"variant": "original"}),
     "proxy_anchor": (reference.proxy_anchor, ("alpha", "margin"), {}),
+    "lifted_anchor": (reference.lifted_structure, ("margin",), {"variant": "anchor"}),
+    "negative_lse": (reference.losses.negative_lse, ("margin",), {}),
 }
 
 

@@ -13,7 +13,14 @@ computed in float32, and the result is float32), any device, differentiable twic
 
 from __future__ import annotations
 
-from ccp_fast.reference.losses import contrastive, multi_similarity, proxy_anchor, proxy_nca, triplet
+from ccp_fast.reference.losses import (
+    contrastive,
+    lifted_structure,
+    multi_similarity,
+    proxy_anchor,
+    proxy_nca,
+    triplet,
+)
 from ccp_fast.reference.projection import projection_grad_
 from ccp_fast.reference.selection import FarthestPoints, farthest_points
 
@@ -21,6 +28,7 @@ __all__ = [
     "FarthestPoints",
     "contrastive",
     "farthest_points",
+    "lifted_structure",
     "multi_similarity",
     "projection_grad_",
     "proxy_anchor",

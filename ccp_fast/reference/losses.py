@@ -155,6 +155,59 @@ def proxy_anchor(
     return reduce(Parts(pull, push, active, Count(active.positive, len(s))), reduction)
 
 
+def lifted_structure(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    margin: float = 1.0,
+    variant: Literal["pair", "anchor"] = "pair",
+    normalize: Normalize = None,
+    reduction: Reduction = "mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """ "pair":   ½ Σ_{j∈P_i} (log(Σ_{k∈N_i} e^{margin−d_ik} + Σ_{l∈N_j} e^{margin−d_jl}) + d_ij)₊²
+    "anchor": (log Σ_P e^{d} + log Σ_N e^{margin−d})₊, a logarithm of an empty sum counting as 0
+
+    Sources: arXiv 1511.06452, eq. 4, within the batch; arXiv 1703.07737, eq. 8.
+    mean: over the pairs, or the rows. active_mean: over those above zero.
+    """
+    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    d = pairs.distance()
+    push = _log_sum_exp(margin - d, pairs.negative, empty=-torch.inf if variant == "pair" else 0.0)
+    if variant == "pair":
+        if references is not None:
+            raise ValueError('references: expected None with variant="pair", got a tensor')
+        hinge = relu(torch.logaddexp(push[:, None], push) + d).masked_fill(~pairs.positive, 0.0)
+        value = hinge.square().sum(1) / 2
+        active, total = Count((hinge > 0).sum(), 0), Count(pairs.positive.sum(), 0)
+    elif variant == "anchor":
+        value = relu(_log_sum_exp(d, pairs.positive, empty=0.0) + push)
+        active, total = Count((value > 0).sum(), 0), Count(len(value), 0)
+    else:
+        raise ValueError(f'variant: expected "pair" or "anchor", got {variant!r}')
+    return reduce(Parts(value, torch.zeros_like(value), active, total), reduction)
+
+
+def negative_lse(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    *,
+    margin: float,
+    normalize: Normalize,
+    reduction: Reduction,
+    anchor: Anchor,
+) -> Tensor:
+    """log Σ_N e^{margin−d}, −1e30 for a row without negatives: what "pair" of `lifted_structure` needs of them."""
+    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    value = _log_sum_exp(margin - pairs.distance(), pairs.negative, empty=-1e30)
+    rows = Count(0, len(value))
+    return reduce(Parts(torch.zeros_like(value), value, rows, rows), reduction)
+
+
 def _hinges(pull: Tensor, push: Tensor, positive: Tensor, negative: Tensor) -> Parts:
     """Row sums of the hinges of two matrices [R, Q]."""
     pull = relu(pull).masked_fill(~positive, 0.0)

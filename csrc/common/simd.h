@@ -136,7 +136,11 @@ CCP_HD VecD sqrt(VecD x) {
 // exp to within 2 ulp: exp(x) = 2^n · exp(r), |r| <= ln2/2, with Cephes' minimax polynomial for exp(r).
 // Below the smallest normal number it gives 0, above the largest infinity; NaN stays NaN.
 CCP_HD VecF exp(VecF x) {
+#if defined(__AVX512F__)
+  const VecF clamped = min(broadcast(89.0f), x);
+#else
   const VecF clamped = min(broadcast(88.72f), max(broadcast(-87.33f), x));
+#endif
   const float round_to_integer = 12582912.0f;  // 1.5 · 2^23: adding it leaves no fraction bits
   const VecF n = (clamped * 1.44269504088896341f + round_to_integer) - round_to_integer;
   const VecF r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -147,6 +151,11 @@ CCP_HD VecF exp(VecF x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
+#if defined(__AVX512F__)
+  // p · 2^n in one step, overflow and NaN included; zero below the smallest, whatever came out for p there.
+  const __mmask16 normal = _mm512_cmp_ps_mask((__m512)x, (__m512)broadcast(-87.33f), _CMP_NLT_UQ);
+  return (VecF)_mm512_maskz_scalef_ps(normal, (__m512)p, (__m512)n);
+#else
   // Two factors of 2^(n/2) reach up to 2^128, where one exponent field would overflow.
   const MaskF ni = __builtin_convertvector(n, MaskF);
   const MaskF half = ni >> 1;
@@ -156,6 +165,7 @@ CCP_HD VecF exp(VecF x) {
   result = select(x < -87.33f, VecF{}, result);
   result = select(x > 88.72f, broadcast(__builtin_inff()), result);
   return select(x == x, result, x);
+#endif
 }
 // Doubles serve the gradient checks: exact beats fast.
 CCP_HD VecD exp(VecD x) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "losses/contrastive.h"
+#include "losses/lifted.h"
 #include "losses/multi_similarity.h"
 #include "losses/proxy_anchor.h"
 #include "losses/proxy_nca.h"
@@ -16,7 +17,9 @@
   X(multi_similarity, 3, (MultiSimilarity<T>))              \
   X(proxy_nca, 1, (ProxyNca<T, true>))                      \
   X(proxy_nca_original, 1, (ProxyNca<T, false>))            \
-  X(proxy_anchor, 2, (ProxyAnchor<T>))
+  X(proxy_anchor, 2, (ProxyAnchor<T>))                      \
+  X(lifted_anchor, 1, (LiftedAnchor<T>))                    \
+  X(negative_lse, 1, (NegativeLse<T>))
 
 namespace ccp {
 

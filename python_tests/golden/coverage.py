@@ -16,7 +16,6 @@ SELECTION, PROJECTION = "test_golden_selection.py", "test_golden_projection.py"
 CCP, RETRIEVAL = "test_golden_ccp.py", "test_evaluation.py"
 
 _SOFTMAX = "belongs to soft_triple and margin_softmax, which the package does not have yet"
-_LIFTED = "belongs to lifted_structure, which the package does not have yet"
 _MEMORY = "belongs to CrossBatchMemory, which the package does not have yet"
 _ATTENTION = "belongs to nn.IntraBatchMessagePassing, which the package does not have yet"
 
@@ -57,7 +56,7 @@ FAMILIES = {
     "pml/*CosFaceLoss__*": _SOFTMAX,
     "pml/*NormalizedSoftmaxLoss__*": _SOFTMAX,
     "pml/*SoftTripleLoss__*": _SOFTMAX,
-    "pml/*LiftedStructureLoss__*": _LIFTED,
+    "pml/*LiftedStructureLoss__*": LOSSES,
     "pml/*ContrastiveLoss__*": LOSSES,
     "pml/*TripletMarginLoss__*": LOSSES,
     "pml/*MultiSimilarityLoss__*": LOSSES,

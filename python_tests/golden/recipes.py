@@ -208,6 +208,20 @@ def pml_proxy_nca(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels
     return F.proxy_nca(emb, weight, labels, classes, temperature=temperature, reduction="active_mean")
 
 
+def pml_lifted(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
+    """Both margins are taken from distances, so only their difference counts where an anchor has positives."""
+    far, near = case.flags.get("neg_margin", 1), case.flags.get("pos_margin", 0)
+    shared: dict[str, Any] = {"references": None, "labels": labels, "normalize": "unit"}
+    if case.meta["class"] == "LiftedStructureLoss":
+        return F.lifted_structure(emb, **shared, margin=far - near)
+    alone = (labels[:, None] == labels).sum(1) == 1
+    with_positives, without = (
+        F.lifted_structure(emb, **shared, variant="anchor", margin=margin, reduction="none")
+        for margin in (far - near, far)
+    )
+    return torch.where(alone, without, with_positives).mean()
+
+
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("ccp-dml", "OriginalContrastiveLoss"): tf_c1,
     ("ccp-dml", "ContrastiveLoss"): tf_c2,
@@ -224,4 +238,6 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("pml", "MultiSimilarityLoss"): pml_multi_similarity,
     ("pml", "ProxyAnchorLoss"): pml_proxy_anchor,
     ("pml", "ProxyNCALoss"): pml_proxy_nca,
+    ("pml", "LiftedStructureLoss"): pml_lifted,
+    ("pml", "GeneralizedLiftedStructureLoss"): pml_lifted,
 }
