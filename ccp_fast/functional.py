@@ -32,6 +32,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ccp_fast.neighbors import NearestReferences, nearest_reference, nearest_references
 from ccp_fast.ops.lifted_pairs import lifted_pairs
 from ccp_fast.ops.similarity_loss import similarity_loss
 from ccp_fast.projection import projection_grad_
@@ -41,10 +42,13 @@ from ccp_fast.selection import FarthestPoints, farthest_points
 
 __all__ = [
     "FarthestPoints",
+    "NearestReferences",
     "contrastive",
     "farthest_points",
     "lifted_structure",
     "multi_similarity",
+    "nearest_reference",
+    "nearest_references",
     "projection_grad_",
     "proxy_anchor",
     "proxy_nca",

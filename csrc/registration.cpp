@@ -8,6 +8,11 @@ STABLE_TORCH_LIBRARY(ccp_fast, m) {
       "farthest_points(Tensor points, Tensor offsets, Tensor? seeds, Tensor? seed_offsets, int k, str normalize, "
       "bool pad) -> (Tensor indices, Tensor radii)");
 
+  // Anchors [M, D] against references [N, D] or [C, K, D]; indices count the rows of the latter as [C·K, D].
+  m.def(
+      "nearest_references(Tensor anchors, Tensor references, int k, str normalize, bool exclude_self, bool allow_tf32) "
+      "-> (Tensor indices, Tensor distances)");
+
   // grads belong to the leading params; the others count in the penalty alone.
   m.def("projection_grad_(Tensor(a!)[] grads, Tensor[] params, Tensor[] previous, float lam) -> Tensor");
 
@@ -30,6 +35,7 @@ STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CompositeExplicitAutograd, m) { m.impl("buil
 
 STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CPU, m) {
   m.impl("farthest_points", TORCH_BOX(&ccp::farthest_points_cpu));
+  m.impl("nearest_references", TORCH_BOX(&ccp::nearest_references_cpu));
   m.impl("projection_grad_", TORCH_BOX(&ccp::projection_grad_cpu_));
   m.impl("similarity_loss", TORCH_BOX(&ccp::similarity_loss_cpu));
   m.impl("similarity_loss_backward", TORCH_BOX(&ccp::similarity_loss_backward_cpu));
@@ -64,6 +70,7 @@ struct NoCudaKernel<Result(Arguments...)> {
 
 STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CUDA, m) {
   m.impl("farthest_points", CCP_CUDA_KERNEL(farthest_points_cuda, farthest_points_cpu));
+  m.impl("nearest_references", CCP_CUDA_KERNEL(nearest_references_cuda, nearest_references_cpu));
   m.impl("projection_grad_", CCP_CUDA_KERNEL(projection_grad_cuda_, projection_grad_cpu_));
   m.impl("similarity_loss", CCP_CUDA_KERNEL(similarity_loss_cuda, similarity_loss_cpu));
   m.impl("similarity_loss_backward", CCP_CUDA_KERNEL(similarity_loss_backward_cuda, similarity_loss_backward_cpu));

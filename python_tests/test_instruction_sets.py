@@ -25,6 +25,10 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         for normalize in ("none", "unit", "ball"):
             write(*ops.farthest_points(points, offsets, None, None, 5, normalize, False))
     grad, param, previous = (torch.randn(40_013, generator=generator).to(dtype) for _ in range(3))
+    # Of small integers, where no instruction rounds.
+    anchors, references = (torch.randint(-3, 4, (n, 19), generator=generator).to(dtype) for n in (150, 700))
+    write(*ops.nearest_references(anchors, references, 40, "none", False, False))
+    write(*ops.nearest_references(anchors, anchors, 1, "none", True, False))
     write(ops.projection_grad_([grad], [param], [previous], 0.01), grad)
 """
 

@@ -49,13 +49,18 @@ def selection_step() -> Callable[[], None]:
     return lambda: F.farthest_points(points, 2, offsets=offsets, normalize="ball") and None
 
 
+def neighbors_step() -> Callable[[], None]:
+    anchors, references = torch.randn(12, 8), torch.randn(30, 8)
+    return lambda: F.nearest_references(anchors, references, 3, normalize="unit") and None
+
+
 def projection_step() -> Callable[[], None]:
     now, before, gradients = [torch.randn(9)], [torch.randn(9)], [torch.zeros(9)]
     return lambda: F.projection_grad_(now, before, 0.1, gradients) and None
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts with glibc's mallinfo2")
-@pytest.mark.parametrize("make", [loss_step, selection_step, projection_step])
+@pytest.mark.parametrize("make", [loss_step, selection_step, neighbors_step, projection_step])
 def test_a_step_leaves_nothing_behind(make: Callable[[], Callable[[], None]]) -> None:
     step = make()
     for _ in range(200):

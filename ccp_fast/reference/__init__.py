@@ -8,6 +8,7 @@ computed in float32, and the result is float32), any device, differentiable twic
 `losses`     a loss is one short function from those matrices to the parts of its rows
 `reduction`  from the parts of the rows to the loss
 `selection`  greedy k-center, one segment after another
+`neighbors`  the nearest references, from the dense matrix of distances
 `projection` the gradient and the penalty of the proximal term
 """
 
@@ -21,15 +22,19 @@ from ccp_fast.reference.losses import (
     proxy_nca,
     triplet,
 )
+from ccp_fast.reference.neighbors import NearestReferences, nearest_reference, nearest_references
 from ccp_fast.reference.projection import projection_grad_
 from ccp_fast.reference.selection import FarthestPoints, farthest_points
 
 __all__ = [
     "FarthestPoints",
+    "NearestReferences",
     "contrastive",
     "farthest_points",
     "lifted_structure",
     "multi_similarity",
+    "nearest_reference",
+    "nearest_references",
     "projection_grad_",
     "proxy_anchor",
     "proxy_nca",

@@ -25,6 +25,12 @@ std::tuple<Tensor, Tensor> farthest_points_cuda(const Tensor& points, const Tens
                                                 const std::optional<Tensor>& seed_offsets, int64_t k,
                                                 const OpString& normalize, bool pad);
 
+std::tuple<Tensor, Tensor> nearest_references_cpu(const Tensor& anchors, const Tensor& references, int64_t k,
+                                                  const OpString& normalize, bool exclude_self, bool allow_tf32);
+
+std::tuple<Tensor, Tensor> nearest_references_cuda(const Tensor& anchors, const Tensor& references, int64_t k,
+                                                   const OpString& normalize, bool exclude_self, bool allow_tf32);
+
 Tensor projection_grad_cpu_(const std::vector<Tensor>& grads, const std::vector<Tensor>& params,
                             const std::vector<Tensor>& previous, double lam);
 

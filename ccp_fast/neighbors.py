@@ -1,0 +1,106 @@
+"""The nearest references of every anchor, streamed: which proxy a sample belongs to, which images a query finds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ccp_fast.ops import nearest_references as op
+from ccp_fast.reference.neighbors import NearestReferences
+
+__all__ = ["NearestReferences", "nearest_reference", "nearest_references"]
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def nearest_reference(
+    anchors: Tensor, references: Tensor, *, normalize: Literal["ball", "unit"] | None = None
+) -> NearestReferences:
+    """The nearest reference of every anchor: argmin_j ‖a_i − r_j‖.
+
+    `nearest_references` for k = 1, with the same arguments and errors.
+
+    Returns:
+        indices [M] int64 and distances [M]. With proxies [C, K, D], indices // K are classes.
+    """
+    if references is None:
+        raise ValueError(
+            "references: expected a tensor, got None; nearest_references compares anchors among themselves"
+        )
+    indices, distances = nearest_references(anchors, references, 1, normalize=normalize)
+    return NearestReferences(indices[:, 0], distances[:, 0])
+
+
+def nearest_references(
+    anchors: Tensor,
+    references: Tensor | None = None,
+    k: int = 1,
+    *,
+    normalize: Literal["ball", "unit"] | None = None,
+) -> NearestReferences:
+    """The k nearest references of every anchor by Euclidean distance, the nearest first.
+
+    All M·N distances are computed, tile by tile; none outlives its tile. Extra memory is O(M·k + N).
+
+    Args:
+        anchors: [M, D] float32, float64, bfloat16 or float16; computed in float32, in float64 if a side is.
+        references: [N, D], or proxies [C, K, D], then as [C·K, D]: proxy (c, k) has index c·K + k. None: the
+            anchors themselves, each leaving out itself by its index (an equal vector elsewhere stays).
+        k: at least 1; any number, though it is meant to be far below N.
+        normalize: compare v/‖v‖ ("unit", the order of cosine similarity; zero stays zero), v/max(1, ‖v‖)
+            ("ball") or v itself (None), on both sides.
+
+    Returns:
+        indices [M, k] int64 and distances [M, k] float32, or float64 if a side is. Ordered by (squared distance
+        as computed, index): of two references equally far the lower index comes first. −1 and +inf follow the
+        last reference where there are fewer than k. Neither has a gradient.
+
+    Distances are those of float32 products, but pairs much closer than their own length are computed from the
+    differences: equal vectors are at distance 0. On a GPU factors are rounded to tf32 where torch's own matrix
+    products may be. Results are the same bits for any number of threads, and depend on the instruction set and
+    the device; where rankings have to agree on all of them, use `ccp_fast.evaluation.nearest`.
+
+    Raises:
+        ValueError: an argument of wrong shape, dtype, device or value.
+        RuntimeError: on the CPU, vectors whose distances are no numbers (NaN, infinity, squares that overflow).
+            A GPU is not waited for: there such a reference is never picked, and such an anchor has none.
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
+        raise ValueError(f"k: expected an integer, got {k!r}")
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, got {k}")
+    if normalize not in ("ball", "unit", None):
+        raise ValueError(f'normalize: expected "ball", "unit" or None, got {normalize!r}')
+    _check_vectors("anchors", anchors, "[M, D]", (2,))
+    if references is not None:
+        _check_vectors("references", references, "[N, D] or [C, K, D]", (2, 3))
+        if references.shape[-1] != anchors.shape[1]:
+            raise ValueError(
+                f"references: expected last dimension {anchors.shape[1]}, the anchors', "
+                f"got shape {list(references.shape)}"
+            )
+        if references.device != anchors.device:
+            raise ValueError(
+                f"references: expected on {anchors.device}, the anchors' device, got {references.device}"
+            )
+    indices, distances = op.nearest_references(
+        anchors,
+        anchors if references is None else references,
+        k,
+        normalize or "none",
+        references is None,
+        torch.backends.cuda.matmul.allow_tf32,
+    )
+    return NearestReferences(indices, distances)
+
+
+def _check_vectors(name: str, x: Tensor, shape: str, dims: tuple[int, ...]) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: expected a tensor of shape {shape}, got {type(x).__name__}")
+    if x.dim() not in dims or x.dtype not in _FLOATS:
+        dtype = str(x.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{name}: expected floating point of shape {shape}, got {dtype} of shape {list(x.shape)}"
+        )

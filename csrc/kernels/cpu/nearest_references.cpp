@@ -1,0 +1,135 @@
+// A group of anchors stays in the core's cache while a slice of the references streams past it, a panel at a time. The
+// matrix product of a tile dominates: an entry costs one comparison with its row's bound, and few pass.
+#include "kernels/cpu/nearest_references.h"
+
+#include "kernels/cpu/nearest_lists.h"
+
+namespace ccp {
+namespace CCP_CAPABILITY {
+namespace {
+
+constexpr int64_t kGroupRows = 8 * kTileRows;
+constexpr int64_t kPanelColumns =
+    kTileColumns / kRegisterRows * kRegisterRows;  // no columns left over for lone products
+constexpr int64_t kEnoughTasks = 16;
+
+template <class T>
+class NearestSearch {
+  static constexpr int L = kLanes<T>;
+
+ public:
+  explicit NearestSearch(const NearestReferencesProblem& problem)
+      : p_(problem),
+        k_(smaller(p_.k, p_.references.count)),
+        stride_(ceil_div(larger(p_.dim, 1), L) * L),
+        padded_(ceil_div(p_.anchors.count, kTileRows) * kTileRows),
+        groups_(ceil_div(padded_, kGroupRows)),
+        panels_(ceil_div(p_.references.count, kPanelColumns)),
+        // Few groups share the references out among them, so that every thread has work.
+        slices_(groups_ ? smaller(ceil_div(kEnoughTasks, groups_), larger(panels_, 1)) : 0),
+        lists_(slices_ * padded_, k_),
+        bad_anchors_(groups_ * slices_),
+        bad_references_(groups_ * slices_) {}
+
+  NearestReferencesStatus run() {
+    const int64_t tasks = groups_ * slices_;
+    p_.parallel_for(tasks, [&](int64_t task) { search(task); });
+    NearestReferencesStatus status{-1, -1};
+    for (int64_t task = 0; task < tasks; ++task) {
+      keep_lowest(status.bad_anchor, bad_anchors_[task]);
+      keep_lowest(status.bad_reference, bad_references_[task]);
+    }
+    if (status.bad_anchor < 0 && status.bad_reference < 0)
+      p_.parallel_for(groups_, [&](int64_t group) { write(group); });
+    return status;
+  }
+
+ private:
+  // One group of anchors and one slice of the references.
+  void search(int64_t task) {
+    const int64_t group = task / slices_, slice = task % slices_;
+    const int64_t first = group * kGroupRows, rows = smaller(kGroupRows, padded_ - first);
+    const int64_t real = smaller(rows, p_.anchors.count - first);
+    const PanelStorage<T> anchors(rows, stride_), references(kPanelColumns, stride_);
+    Buffer<T> transposed(rows * p_.dim), x(kTileRows * kPanelColumns);
+    bad_anchors_[task] = load(p_.anchors, first, real, rows, anchors.panel());
+    bad_references_[task] = -1;
+    const auto tile = [&](int64_t t) {
+      return RowBlock<T>{anchors.panel().from(t, kTileRows), transposed + t * p_.dim, smaller(kTileRows, real - t)};
+    };
+    for (int64_t t = 0; t < rows; t += kTileRows) transpose_rows(tile(t), p_.dim);
+    lists_.clear(slice * padded_ + first, rows, rows - real);
+
+    for (int64_t panel = panels_ * slice / slices_; panel < panels_ * (slice + 1) / slices_; ++panel) {
+      const int64_t begin = panel * kPanelColumns, count = smaller(kPanelColumns, p_.references.count - begin);
+      keep_lowest(bad_references_[task], load(p_.references, begin, count, count, references.panel()));
+      for (int64_t t = 0; t < rows; t += kTileRows) {
+        compute_tile<T>(Metric::kSquaredDistance, tile(t), references.panel().from(0, count), p_.dim, x);
+        if (p_.exclude_diagonal) leave_out_diagonal(first + t, begin, count, x);
+        take_nearest(tile(t), slice * padded_ + first + t, begin, count, x);
+      }
+    }
+  }
+
+  // Loads a panel; returns the lowest row that cannot be compared, or -1.
+  int64_t load(const EmbeddingSide& side, int64_t begin, int64_t count, int64_t padded, const Panel<T>& panel) const {
+    constexpr T kMost = (sizeof(T) == 4 ? T(3.4028234e38f) : T(1.7976931348623157e308)) / 4;
+    load_panel<T>(side, p_.dim, p_.normalize, nullptr, begin, count, padded, panel);
+    for (int64_t i = 0; i < count; ++i)
+      if (!(panel.squared_norm[i] <= kMost)) return begin + i;
+    return -1;
+  }
+
+  static void leave_out_diagonal(int64_t first_row, int64_t first_column, int64_t columns, T* x) {
+    const int64_t begin = larger(first_row, first_column);
+    const int64_t end = smaller(first_row + kTileRows, first_column + columns);
+    for (int64_t i = begin; i < end; ++i) x[(i - first_column) * kTileRows + i - first_row] = T(__builtin_inf());
+  }
+
+  void take_nearest(const RowBlock<T>& rows, int64_t first_list, int64_t first_column, int64_t columns, const T* x) {
+    for (int64_t v = 0; v < rows.vectors(); ++v) {
+      const int64_t list = first_list + v * L;
+      Vec<T> bounds = ccp::CCP_CAPABILITY::load(lists_.bounds(list));
+      for (int64_t j = 0; j < columns; ++j) {
+        const T* entry = x + j * kTileRows + v * L;
+        const Mask<T> nearer = ccp::CCP_CAPABILITY::load(entry) < bounds;
+        if (!any(nearer)) continue;
+        for (int i = 0; i < L; ++i)
+          if (nearer[i]) lists_.take(list + i, {entry[i], Integer<T>(first_column + j)});
+        bounds = ccp::CCP_CAPABILITY::load(lists_.bounds(list));
+      }
+    }
+  }
+
+  // Puts the slices' lists of a group's anchors together.
+  void write(int64_t group) {
+    T* distances = static_cast<T*>(p_.distances);
+    for (int64_t row = group * kGroupRows; row < smaller((group + 1) * kGroupRows, p_.anchors.count); ++row) {
+      for (int64_t slice = 1; slice < slices_; ++slice) lists_.merge(row, slice * padded_ + row);
+      int64_t count;
+      const Neighbor<T>* nearest = lists_.sorted(row, &count);
+      for (int64_t i = 0; i < p_.k; ++i) {
+        p_.indices[row * p_.k + i] = i < count ? int64_t(nearest[i].index) : -1;
+        distances[row * p_.k + i] = i < count ? ccp::CCP_CAPABILITY::sqrt(nearest[i].squared) : T(__builtin_inf());
+      }
+    }
+  }
+
+  static void keep_lowest(int64_t& lowest, int64_t row) {
+    if (row >= 0 && (lowest < 0 || row < lowest)) lowest = row;
+  }
+
+  const NearestReferencesProblem& p_;
+  const int64_t k_, stride_, padded_, groups_, panels_, slices_;
+  NearestLists<T> lists_;  // row i of slice s has list s · padded_ + i
+  Buffer<int64_t> bad_anchors_, bad_references_;
+};
+
+}  // namespace
+
+NearestReferencesStatus nearest_references(const NearestReferencesProblem& problem) {
+  return problem.use_double ? NearestSearch<double>(problem).run() : NearestSearch<float>(problem).run();
+}
+
+}  // namespace CCP_CAPABILITY
+}  // namespace ccp
