@@ -10,6 +10,7 @@ from helpers import one_thread  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_inputs import integers, normal
+from ranked import assert_ranked
 from torch import Tensor
 
 import ccp_fast.functional as F
@@ -58,21 +59,6 @@ def test_equals_reference_over_groups_and_slices(m: int, n: int, k: int) -> None
     assert_same(
         F.nearest_references(anchors, references, k), reference.nearest_references(anchors, references, k)
     )
-
-
-def assert_ranked(
-    found: NearestReferences, anchors: Tensor, references: Tensor, normalize: str | None
-) -> None:
-    """The k-th found is as far as the k-th nearest is, in float64, and the distance told is that of the pair."""
-    a, r = (reference.pairs.normalise(x.double(), normalize) for x in (anchors, references))
-    squared = torch.sub(a[:, None], r).square().sum(-1)
-    k = found.indices.shape[1]
-    size = a.square().sum(1).max() + r.square().sum(1).max()
-    error = 4 * torch.finfo(found.distances.dtype).eps * size
-    assert ((found.distances.double().square() - squared.gather(1, found.indices)).abs() <= error).all()
-    assert ((squared.gather(1, found.indices) - squared.sort(dim=1).values[:, :k]).abs() <= 2 * error).all()
-    assert all(len(set(row)) == k for row in found.indices.tolist())
-    assert (found.distances.diff(dim=1) >= 0).all()
 
 
 @pytest.mark.parametrize("normalize", NORMALIZE)

@@ -7,6 +7,7 @@ namespace ccp {
 namespace emu {
 
 void bind_farthest_points(pybind11::module_& m);
+void bind_nearest_references(pybind11::module_& m);
 void bind_primitives(pybind11::module_& m);
 void bind_projection_grad(pybind11::module_& m);
 void bind_similarity_loss(pybind11::module_& m);

@@ -1,13 +1,10 @@
 #include "kernels/cuda/farthest_points.h"
 
-#include <cstring>
-#include <stdexcept>
 #include <string>
-#include <tuple>
-#include <vector>
 
 #include "host_emu/bindings.h"
 #include "host_emu/names.h"
+#include "host_emu/scratch.h"
 #include "kernels/cuda/farthest_points/layout.h"
 
 namespace py = pybind11;
@@ -31,9 +28,6 @@ struct Vectors {
   }
 };
 
-constexpr size_t kGuard = 4096;
-constexpr unsigned char kGuarded = 0xa5;
-
 // In scratch memory full of `poison`, whose ends must stay as they were; or in some given.
 void run(const FarthestPointsProblem& problem, const FarthestPointsPlan& plan, uintptr_t workspace,
          unsigned char poison) {
@@ -41,15 +35,9 @@ void run(const FarthestPointsProblem& problem, const FarthestPointsPlan& plan, u
     cuda::farthest_points(problem, plan, reinterpret_cast<void*>(workspace), nullptr);
     return;
   }
-  const size_t bytes = cuda::farthest_points_workspace_bytes(problem, plan);
-  std::vector<unsigned char> memory(bytes + 2 * kGuard + 256, kGuarded);
-  unsigned char* begin = memory.data() + kGuard;
-  begin += (256 - reinterpret_cast<uintptr_t>(begin) % 256) % 256;
-  std::memset(begin, poison, bytes);
-  cuda::farthest_points(problem, plan, begin, nullptr);
-  for (const unsigned char& byte : memory)
-    if ((&byte < begin || &byte >= begin + bytes) && byte != kGuarded)
-      throw std::runtime_error("something was written outside the workspace");
+  GuardedScratch scratch(cuda::farthest_points_workspace_bytes(problem, plan), poison);
+  cuda::farthest_points(problem, plan, scratch.data(), nullptr);
+  scratch.check();
 }
 
 }  // namespace

@@ -14,5 +14,6 @@ PYBIND11_MODULE(_emulator, m) {
   ccp::emu::bind_primitives(m);
   ccp::emu::bind_projection_grad(m);
   ccp::emu::bind_farthest_points(m);
+  ccp::emu::bind_nearest_references(m);
   ccp::emu::bind_similarity_loss(m);
 }

@@ -158,7 +158,7 @@ class PairTile {
  public:
   // With `resident` all chunks of the owned items stay in shared memory once loaded.
   CCP_HD static size_t shared_bytes(int64_t dim, bool resident) {
-    const int64_t owner = resident ? divide_up(dim, kChunk) : kStages;
+    const int64_t owner = resident ? chunks_of(dim) : kStages;
     return sizeof(ItemInfo<kOwner>) + sizeof(ItemInfo<kStreamed>) +
            sizeof(float) * size_t(owner * kOwner + kStages * kStreamed) * kStride;
   }
@@ -175,7 +175,7 @@ class PairTile {
   ItemInfo<kOwner>* owner_info;
   ItemInfo<kStreamed>* streamed_info;
 
-  CCP_DEVICE int64_t chunks() const { return dim_ > kChunk ? divide_up(dim_, kChunk) : 1; }
+  CCP_DEVICE int64_t chunks() const { return chunks_of(dim_); }
   CCP_DEVICE float* streamed_chunk(int64_t load) const {
     return streamed_chunks_ + load % kStages * kStreamed * kStride;
   }
@@ -260,6 +260,9 @@ class PairTile {
   }
 
  private:
+  // Vectors without components pass as one chunk of zeros.
+  CCP_HD static int64_t chunks_of(int64_t dim) { return dim > kChunk ? divide_up(dim, kChunk) : 1; }
+
   static constexpr float kClose = 1.0f / 16;
 
   CCP_DEVICE int first_owner_of_warp() const { return int(threadIdx.x) / kWarp / kWarpColumns * (kM<kOwner> * 16); }
