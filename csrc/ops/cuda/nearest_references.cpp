@@ -14,13 +14,6 @@ cuda::Side side_of(const Tensor& tensor, int64_t count, const char* name) {
   return {tensor.const_data_ptr(), dtype, count, nullptr, 1};
 }
 
-int multiprocessors() {
-  int device = 0, count = 0;
-  CCP_CUDA_CHECK(cudaGetDevice(&device));
-  CCP_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor> nearest_references_cuda(const Tensor& anchors_in, const Tensor& references_in, int64_t k,

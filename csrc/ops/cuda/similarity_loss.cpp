@@ -55,13 +55,6 @@ class CudaProblem {
   cuda::Problem problem{};
 
  private:
-  static int multiprocessors() {
-    int device = 0, count = 0;
-    CCP_CUDA_CHECK(cudaGetDevice(&device));
-    CCP_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-    return count;
-  }
-
   template <class T>
   T* hold(int64_t count, ScalarType type) {
     held_.push_back(empty_like_on(anchors_, {count}, type));

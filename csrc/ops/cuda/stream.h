@@ -53,3 +53,15 @@ inline cudaStream_t current_stream(const Tensor& tensor) {
     const cudaError_t ccp_error = (expression);                             \
     if (ccp_error != cudaSuccess) ::ccp::fail_cuda(#expression, ccp_error); \
   } while (false)
+
+namespace ccp {
+
+// Of the current device.
+inline int multiprocessors() {
+  int device = 0, count = 0;
+  CCP_CUDA_CHECK(cudaGetDevice(&device));
+  CCP_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+}  // namespace ccp
