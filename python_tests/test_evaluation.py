@@ -399,13 +399,18 @@ def test_memory_is_that_of_a_tile() -> None:
 
 def test_one_huge_class_does_not_make_all_queries_rank_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     ranked = []
-    rank = _nearest._rank
+    rank, among = _nearest._rank, _nearest._rank_among
 
     def counting(query: Any, reference: Any, rows: Tensor, k: int, *rest: Any) -> Any:
         ranked.append(len(rows) * k)
         return rank(query, reference, rows, k, *rest)
 
+    def counting_among(query: Any, reference: Any, rows: Tensor, columns: Tensor, k: int, *rest: Any) -> Any:
+        ranked.append(len(rows) * k)
+        return among(query, reference, rows, columns, k, *rest)
+
     monkeypatch.setattr(_nearest, "_rank", counting)
+    monkeypatch.setattr(_nearest, "_rank_among", counting_among)
     x = torch.randn(1200, 6, generator=torch.Generator().manual_seed(0))
     labels = torch.cat([torch.arange(900) // 3, torch.full((300,), 7777)])
     retrieval(x, labels, metrics=PER_QUERY)

@@ -44,6 +44,7 @@ class FixedPointRows:
 
     def __init__(self, name: str, values: Tensor, normalize: Normalize, *, double: bool) -> None:
         self.values = values.detach()
+        self.normalize = normalize
         self.double = double
         rows = max(1, _CHUNK // values.shape[1])
         parts = [_scales(name, start, part, normalize) for start, part in _chunks(self.values, rows)]
@@ -61,11 +62,22 @@ class FixedPointRows:
     def __len__(self) -> int:
         return self.values.shape[0]
 
+    @property
+    def suits_float32(self) -> bool:
+        """Whether float32 holds the rows, their squares and what normalising divides them by."""
+        divisor = (self._factor * self._step).reciprocal_()
+        fits = ((divisor > 1e-11) & (divisor < 1e30) & (self.square < 1e36)).all()
+        return (
+            self.values.dtype in (torch.float32, torch.bfloat16, torch.float16)
+            and not self.double
+            and bool(fits)
+        )
+
     def slices(self, rows: slice | Tensor) -> tuple[Tensor, ...]:
         """Fixed-point slices of some rows, each [rows, D] fp64; their sum is the row."""
         if self._kept is not None:
-            return tuple(kept[rows] for kept in self._kept)
-        scaled = self.values[rows].to(torch.float64, copy=True).mul_(self._factor[rows, None])
+            return tuple(_take(kept, rows) for kept in self._kept)
+        scaled = _take(self.values, rows).to(torch.float64, copy=True).mul_(self._factor[rows, None])
         step = self._step[rows, None]
         if not self.double:
             return (scaled.round_().mul_(step),)
@@ -83,11 +95,21 @@ def dots(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Tensor:
     return _in_order([torch.mm(a, b.T) for a in left for b in right])
 
 
+def dots_of_pairs(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Tensor:
+    """<l_i, r_ij> for slices [M, D] of M rows and [M, c, D] of c rows for each, [M, c] fp64: the bits of ``dots``."""
+    return _in_order([torch.matmul(b, a[:, :, None]).squeeze(2) for a in left for b in right])
+
+
 def _in_order(terms: list[Tensor]) -> Tensor:
     total = terms[0]
     for term in terms[1:]:
         total += term
     return total
+
+
+def _take(x: Tensor, rows: slice | Tensor) -> Tensor:
+    """x[rows], several times as fast where rows are a tensor."""
+    return x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
 
 
 def _chunks(values: Tensor, rows: int) -> list[tuple[int, Tensor]]:

@@ -42,8 +42,8 @@ def retrieval(
 
     Exact: as many neighbours are ranked as the query's class asks for, by (distance, index of the reference).
     Ties are thus resolved in the same way whatever the block size, the number of threads or the device.
-    Streamed: memory is that of a tile of distances and its neighbours, 24 bytes a row, and up to 128 MB a
-    matrix where that saves time (twice that in fp64); never M x N.
+    Streamed: memory is that of a tile of distances, or of candidates and their vectors, 24 bytes a row, and up
+    to 128 MB a matrix where that saves time (twice that in fp64); never M x N.
 
     Args:
         query: [M, D] fp32, fp64, bf16 or fp16.
@@ -55,7 +55,7 @@ def retrieval(
             [train]); with many classes it costs far more than all the others.
         ks: the K of recall_at_K; one larger than the number of references counts them all.
         normalize: "unit" v/‖v‖ (cosine similarity), "ball" v/max(1,‖v‖), or None; distances are Euclidean.
-        block_size: queries and references per tile; None: chosen for the device.
+        block_size: as in ``nearest``.
         seed: of k-means.
 
     Returns:

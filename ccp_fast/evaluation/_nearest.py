@@ -1,15 +1,19 @@
-"""The k nearest references of every query, exact, streamed over blocks of queries and of references."""
+"""The k nearest references of every query, exact, streamed.
+
+Either among a few candidates, where these hold them for certain (`_candidates`), or over blocks of queries and of
+references, all of whose products are exact. The result has the same bits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import _checks
-from ._fixed_point import FixedPointRows, Normalize, dots
+from . import _candidates, _checks
+from ._fixed_point import FixedPointRows, Normalize, dots, dots_of_pairs
 
 BlockSize = tuple[int, int] | None
 
@@ -55,7 +59,8 @@ def nearest(
             stays).
         normalize: "unit" v/‖v‖ (the order of cosine similarity, which is 1 - d²/2), "ball" v/max(1,‖v‖), or
             None.
-        block_size: queries and references per tile; None: tiles of 32 MB on the CPU, 512 MB elsewhere.
+        block_size: queries and references per tile of exact distances, of which no candidates are then picked
+            beforehand; None: chosen for the device, in 32 MB on the CPU, 512 MB elsewhere.
 
     Returns:
         ``Nearest(indices [M, k] int64, distances [M, k])``.
@@ -117,18 +122,62 @@ def ranked_blocks(
         most = max(8, 2 * int(k[start]))
         stop = int(torch.searchsorted(k, most, right=True))
         widest = int(k[stop - 1])
-        height, width = block_size or _tile(widest, len(reference), query.values.device)
-        for first in range(start, stop, height):
-            yield _rank(
-                query, reference, rows[first : min(first + height, stop)], widest, exclude_self, width
-            )
+        left = rows[start:stop]
+        if block_size is None:
+            left = yield from _rank_candidates(query, reference, left, widest, exclude_self)
+        height, width = block_size or _tile(widest, len(reference), left.device)
+        for first in range(0, len(left), height):
+            yield _rank(query, reference, left[first : first + height], widest, exclude_self, width)
         start = stop
 
 
+def _kind(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "other"
+
+
 def _tile(k: int, references: int, device: torch.device) -> tuple[int, int]:
-    kind = "cpu" if device.type == "cpu" else "other"
-    width = min(references, max(_COLUMNS[kind], 4 * k))
-    return max(16, _TILE[kind] // width), width
+    width = min(references, max(_COLUMNS[_kind(device)], 4 * k))
+    return max(16, _TILE[_kind(device)] // width), width
+
+
+def _rank_candidates(
+    query: FixedPointRows, reference: FixedPointRows, rows: Tensor, k: int, exclude_self: bool
+) -> Generator[RankedBlock, None, Tensor]:
+    """Rank the queries of which a few candidates hold the k nearest for certain; return the others."""
+    count = _candidates.count(k, exclude_self)
+    if not _candidates.are_worth_it(query, reference, count):
+        return rows
+    tile, dim = _TILE[_kind(rows.device)], query.values.shape[1]
+    height, piece = max(16, tile // max(count, dim)), max(16, tile // (4 * count * dim))
+    uncertain = [rows[:0]]
+    for some in rows.split(height):
+        indices, bound = _candidates.find(query, reference, some, count)
+        for part, columns, below in zip(
+            some.split(piece), indices.split(piece), bound.split(piece), strict=True
+        ):
+            block = _rank_among(query, reference, part, columns, k, exclude_self)
+            certain = block.squares[:, -1] < below
+            yield RankedBlock(*(x[certain] for x in block))
+            uncertain.append(part[~certain])
+    return torch.cat(uncertain)
+
+
+def _rank_among(
+    query: FixedPointRows,
+    reference: FixedPointRows,
+    rows: Tensor,
+    columns: Tensor,
+    k: int,
+    exclude_self: bool,
+) -> RankedBlock:
+    """As ``_rank``, if no other references are there than each query's ``columns`` [B, c], ascending."""
+    minus_twice = tuple(-2.0 * part for part in query.slices(rows))
+    others = tuple(part.view(*columns.shape, -1) for part in reference.slices(columns.flatten()))
+    scores = dots_of_pairs(minus_twice, others).add_(reference.square[columns])
+    if exclude_self:
+        scores.masked_fill_(columns == rows[:, None], torch.inf)
+    scores, order = scores.sort(dim=1, stable=True)
+    return _block(query, rows, columns.gather(1, order)[:, :k], scores[:, :k])
 
 
 def _rank(
@@ -149,6 +198,11 @@ def _rank(
         indices = torch.cat([indices, columns + start], dim=1)
         scores, order = torch.cat([scores, tile.gather(1, columns)], dim=1).sort(dim=1, stable=True)
         indices, scores = indices.gather(1, order)[:, :k], scores[:, :k]
+    return _block(query, rows, indices, scores)
+
+
+def _block(query: FixedPointRows, rows: Tensor, indices: Tensor, scores: Tensor) -> RankedBlock:
+    """Scores lack ‖q‖² yet."""
     return RankedBlock(rows, indices, scores.add(query.square[rows, None]).clamp_(min=0.0))
 
 

@@ -1,0 +1,136 @@
+"""Ranking a few candidates from float32 products gives the bits of ranking all references exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import one_thread  # noqa: F401
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ragged_inputs import normal
+from torch import Tensor
+
+from ccp_fast.evaluation import _candidates, _nearest, nearest, retrieval
+from ccp_fast.evaluation._nearest import prepare
+
+NORMALIZE = ["unit", "ball", None]
+
+
+class Counts:
+    """How many queries were ranked among candidates, and how many among all references."""
+
+    def __init__(self) -> None:
+        self.candidates = self.all = 0
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
+    seen = Counts()
+    rank, among = _nearest._rank, _nearest._rank_among
+
+    def ranking(query: Any, reference: Any, rows: Tensor, *rest: Any) -> Any:
+        seen.all += len(rows)
+        return rank(query, reference, rows, *rest)
+
+    def ranking_among(query: Any, reference: Any, rows: Tensor, *rest: Any) -> Any:
+        seen.candidates += len(rows)
+        return among(query, reference, rows, *rest)
+
+    monkeypatch.setattr(_nearest, "_rank", ranking)
+    monkeypatch.setattr(_nearest, "_rank_among", ranking_among)
+    return seen
+
+
+def assert_exact(query: Tensor, k: int, reference: Tensor | None, normalize: Any) -> None:
+    """Tiles of a size given are ranked exactly, all of them."""
+    found = nearest(query, k, reference, normalize=normalize)
+    exact = nearest(query, k, reference, normalize=normalize, block_size=(300, 700))
+    assert torch.equal(found.indices, exact.indices)
+    assert torch.equal(found.distances, exact.distances)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("within", [True, False])
+def test_same_bits(normalize: Any, dtype: torch.dtype, within: bool, counts: Counts) -> None:
+    query, reference = ((0.3 * normal(n, 24, seed=n)).to(dtype) for n in (900, 1300))
+    if within:
+        query, reference = reference, None
+    assert_exact(query, 7, reference, normalize)
+    assert counts.candidates == len(query)
+    assert counts.all < len(query) * 1.05  # those of the exact run, and next to none besides
+
+
+@settings(max_examples=40)
+@given(
+    n=st.integers(400, 900),
+    dim=st.sampled_from([1, 2, 5, 40]),
+    k=st.integers(1, 12),
+    copies=st.integers(1, 60),
+    noise=st.sampled_from([0.0, 1e-9, 1e-7, 1e-4, 1.0]),
+    scale=st.sampled_from([1e-22, 1e-12, 1e-4, 1.0, 1e9, 1e18]),
+    normalize=st.sampled_from(NORMALIZE),
+    seed=st.integers(0, 2**31),
+)
+def test_same_bits_among_copies_and_near_copies(n, dim, k, copies, noise, scale, normalize, seed) -> None:
+    """Ties, neighbours that float32 cannot tell apart, rows that float32 has no squares for."""
+    x = normal(-(-n // copies), dim, seed=seed).repeat(copies, 1)[:n] + noise * normal(n, dim, seed=seed + 1)
+    assert_exact(x * scale, k, None, normalize)
+    assert_exact(x[:50] * scale, k, x * scale, normalize)
+
+
+def test_neighbours_that_float32_cannot_tell_apart(counts: Counts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty references on a sphere around each query: no candidate is certain, and taken for that they are wrong."""
+    query, directions = normal(20, 64), normal(20, 60, 64, seed=1)
+    around = query[:, None] + 4 * directions / directions.norm(dim=2, keepdim=True)
+    reference = around.flatten(0, 1)
+    assert_exact(query, 5, reference, None)
+    assert (counts.candidates, counts.all) == (20, 40)
+    monkeypatch.setattr(_candidates, "_error", lambda values: -1.0)
+    with pytest.raises(AssertionError):
+        assert_exact(query, 5, reference, None)
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+@pytest.mark.parametrize("dim", [1, 3, 64, 700])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 100.0])
+def test_what_is_left_out_is_above_the_bound(normalize: Any, dim: int, spread: float) -> None:
+    """And rounding is within what is allowed for, of every pair."""
+    centre = spread * normal(1, dim, seed=3)
+    q, r = prepare(centre + normal(40, dim), centre + normal(500, dim, seed=1), normalize)
+    rows = torch.arange(40)
+    squares = _nearest._rank_among(q, r, rows, torch.arange(500).expand(40, 500), 500, False)
+    exact = torch.empty(40, 500, dtype=torch.float64).scatter_(1, squares.indices, squares.squares)
+    for count in (1, 20):
+        indices, bound = _candidates.find(q, r, rows, count)
+        left_out = exact.scatter(1, indices, torch.inf).amin(1)
+        assert (left_out > bound).all()
+        kept = exact.gather(1, indices).amax(1)
+        size = (q.square.sqrt() + r.square.max().sqrt()).square()
+        assert ((kept - bound) <= 2.1 * _candidates._error(q.values) * size).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-13, 1e31])
+def test_rows_that_float32_cannot_normalise_are_ranked_exactly(scale: float, counts: Counts) -> None:
+    x = normal(400, 6)
+    x[7] *= scale
+    assert_exact(x, 3, None, "unit")
+    assert counts.candidates == 0
+
+
+def test_double_and_many_neighbours_are_ranked_exactly(counts: Counts) -> None:
+    x = normal(400, 6)
+    nearest(x.double(), 3)
+    nearest(x, 30)
+    assert counts.candidates == 0
+    assert counts.all == 800
+
+
+def test_a_large_matrix_that_keeps_no_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = normal(800, 16), torch.arange(800) // 5
+    expected = retrieval(x, labels, metrics=["map_at_r"])
+    monkeypatch.setattr("ccp_fast.evaluation._fixed_point._KEEP", 0)
+    assert retrieval(x, labels, metrics=["map_at_r"]) == expected
+    assert_exact(x, 5, None, "ball")
