@@ -160,6 +160,7 @@ def proxy_nca(
     *,
     temperature: float = 1 / 9,
     variant: Literal["plus_plus", "original"] = "plus_plus",
+    assignment: Literal["static", "dynamic"] = "static",
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
@@ -170,11 +171,25 @@ def proxy_nca(
     are summed. A row without positives (or, in "original", without negatives) adds 0. On unit vectors −d²/temperature
     is 2·cos/temperature up to a constant: the default equals the official ProxyNCA++ code's 18·cos.
 
+    assignment, of proxies [C, K, D]: "static", proxy (c, k) stands for class c. "dynamic", proxies belong to no class:
+    each sample x_j is stood for by p(x_j), the nearest of all C·K proxies, and these are the columns, with the samples'
+    labels (any int64: they only tell which samples belong together). P_i are then the p(x_j) of i's class, its own
+    among them. Proxies that are nearest to no sample have no gradient, and one that is nearest to all tells no two
+    samples apart: start from proxies that are spread among the samples (`farthest_points`).
+
     mean: over the rows. active_mean: over the rows that count.
-    Source: Movshovitz-Attias et al. 2017 (arXiv 1703.07464), eq. 6; Teh et al. 2020 (arXiv 2004.01113), eq. 6.
+    Source: Movshovitz-Attias et al. 2017 (arXiv 1703.07464), eq. 6, both assignments in section 3; Teh et al. 2020
+    (arXiv 2004.01113), eq. 6.
     """
     _one_of("variant", variant, ("plus_plus", "original"))
+    _one_of("assignment", assignment, ("static", "dynamic"))
     _positive("temperature", temperature)
+    if assignment == "dynamic" and references is not None and references.dim() == 3:
+        proxies = references.flatten(0, 1)
+        if len(proxies) == 0 and len(anchors) > 0:
+            raise ValueError(f"references: expected a proxy to assign, got shape {list(references.shape)}")
+        references = proxies[nearest_reference(anchors, proxies, normalize=normalize).indices]
+        reference_labels = labels
     return _loss(
         "proxy_nca" if variant == "plus_plus" else "proxy_nca_original",
         [temperature],

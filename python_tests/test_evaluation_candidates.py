@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ragged_inputs import normal
 from torch import Tensor
 
+import ccp_fast
 from ccp_fast.evaluation import _candidates, _nearest, nearest, retrieval
 from ccp_fast.evaluation._nearest import prepare
 
@@ -118,6 +119,12 @@ def test_rows_that_float32_cannot_normalise_are_ranked_exactly(scale: float, cou
     x[7] *= scale
     assert_exact(x, 3, None, "unit")
     assert counts.candidates == 0
+
+
+def test_devices_without_the_operator() -> None:
+    assert _candidates._has_kernel(torch.device("cpu"))
+    assert not _candidates._has_kernel(torch.device("xpu"))
+    assert _candidates._has_kernel(torch.device("cuda")) == ccp_fast.info()["cuda_built"]
 
 
 def test_double_and_many_neighbours_are_ranked_exactly(counts: Counts) -> None:

@@ -26,7 +26,12 @@ OPTIONS = {  # no default among them
     losses.ContrastiveLoss: {"pos_margin": 0.2, "neg_margin": 0.6, "distance": "cosine", "reduction": "sum"},
     losses.TripletLoss: {"margin": 0.3, "normalize": "unit", "reduction": "mean"},
     losses.MultiSimilarityLoss: {"alpha": 3.0, "beta": 20.0, "base": 0.2, "normalize": "ball"},
-    losses.ProxyNCALoss: {"temperature": 0.5, "variant": "original", "reduction": "sum"},
+    losses.ProxyNCALoss: {
+        "temperature": 0.5,
+        "variant": "original",
+        "assignment": "dynamic",
+        "reduction": "sum",
+    },
     losses.ProxyAnchorLoss: {"alpha": 8.0, "margin": 0.3, "reduction": "sum"},
 }
 every_loss = pytest.mark.parametrize("kind", FUNCTIONS, ids=lambda kind: kind.__name__)

@@ -42,10 +42,18 @@ def count(k: int, exclude_self: bool) -> int:
 def are_worth_it(query: FixedPointRows, reference: FixedPointRows, candidates: int) -> bool:
     """Whether the bound holds for these rows, and so few candidates save time."""
     return (
-        candidates * _WORTH <= len(reference)
+        _has_kernel(query.values.device)
+        and candidates * _WORTH <= len(reference)
         and query.values.shape[1] <= _MOST_COMPONENTS
         and query.suits_float32
         and reference.suits_float32
+    )
+
+
+def _has_kernel(device: torch.device) -> bool:
+    """Evaluation runs on any device of torch's, and without this package's CUDA kernels."""
+    return device.type == "cpu" or (
+        device.type == "cuda" and "cuda_missing=" not in torch.ops.ccp_fast.build_info()
     )
 
 

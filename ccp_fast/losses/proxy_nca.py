@@ -13,6 +13,8 @@ class ProxyNCALoss(MetricLoss):
     """−log(Σ_P e^{−d²/T} / Σ e^{−d²/T}) to the proxies the loss owns, T being the temperature.
 
     Source: arXiv 2004.01113, eq. 6; variant="original": arXiv 1703.07464, eq. 6.
+    With assignment="dynamic" only the number of proxies matters, num_classes · proxies_per_class, and not whose
+    they are: `ccp_fast.functional.proxy_nca`.
     It is customary to train the proxies at up to 100 times the network's rate; CCP uses the same rate.
     Options: see `ccp_fast.functional.proxy_nca`; proxies and references: see `MetricLoss`.
     """
@@ -25,6 +27,7 @@ class ProxyNCALoss(MetricLoss):
         *,
         temperature: float = 1 / 9,
         variant: Literal["plus_plus", "original"] = "plus_plus",
+        assignment: Literal["static", "dynamic"] = "static",
         normalize: Normalize = "unit",
         reduction: Reduction = "mean",
         anchor: Anchor = "sample",
@@ -36,6 +39,7 @@ class ProxyNCALoss(MetricLoss):
             proxies_per_class,
             temperature=temperature,
             variant=variant,
+            assignment=assignment,
             normalize=normalize,
             reduction=reduction,
             anchor=anchor,

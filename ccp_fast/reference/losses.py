@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
+from ccp_fast.reference.neighbors import nearest_reference
 from ccp_fast.reference.pairs import Anchor, Normalize, make_pairs
 from ccp_fast.reference.reduction import Count, Parts, Reduction, reduce
 
@@ -115,16 +116,23 @@ def proxy_nca(
     *,
     temperature: float = 1 / 9,
     variant: Literal["plus_plus", "original"] = "plus_plus",
+    assignment: Literal["static", "dynamic"] = "static",
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
 ) -> Tensor:
     """−log(Σ_P e^{−d²/T} / Σ_Z e^{−d²/T}); Z is P and N ("plus_plus") or N alone ("original").
 
+    assignment="dynamic": the columns are the nearest of all proxies of each sample, with the sample's label.
+
     Sources: arXiv 2004.01113 (plus_plus, K = 1), arXiv 1703.07464 (original; it can be negative).
     A row without positives, or without negatives in "original", gives 0.
     mean: over the rows. active_mean: over the rows that do not give that 0.
     """
+    if assignment == "dynamic" and references is not None and references.dim() == 3:
+        proxies = references.flatten(0, 1)
+        references = proxies[nearest_reference(anchors, proxies, normalize=normalize).indices]
+        reference_labels = labels
     pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
     logits = -pairs.squared_distance() / temperature
     return reduce(_neighbourhood(logits, pairs.positive, pairs.negative, variant), reduction)
