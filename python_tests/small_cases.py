@@ -256,12 +256,17 @@ class SelectionCase:
         expected = F.farthest_points(points, self.k, **tensors, **options)
         there = {name: x.to(device) for name, x in tensors.items()}
         ours = F.farthest_points(points.to(device), self.k, **there, **options)
-        found = []
-        for name, a, b in zip(("indices", "radii"), ours, expected, strict=True):
-            different = (a.cpu() != b).any(1).nonzero().flatten().tolist()
-            if different:
-                found.append(f"{self}: {name} differ from the CPU's in segments {different[:5]}")
-        return found
+        return [f"{self}: {problem}" for problem in _differences(ours, expected, "in segments")]
+
+
+def _differences(ours: Sequence[Tensor], expected: Sequence[Tensor], where: str) -> list[str]:
+    """Which rows of a NamedTuple's matrices are not the CPU's, bit by bit."""
+    found = []
+    for name, a, b in zip(type(expected)._fields, ours, expected, strict=True):
+        different = (a.cpu() != b).any(1).nonzero().flatten().tolist()
+        if different:
+            found.append(f"{name} differ from the CPU's {where} {different[:5]}")
+    return found
 
 
 def _offsets(sizes: Sequence[int]) -> Tensor:
@@ -339,9 +344,52 @@ def projection_cases() -> list[ProjectionCase]:
     ]
 
 
-Case = LossCase | SelectionCase | ProjectionCase
+@dataclass(frozen=True)
+class NeighborCase:
+    """The nearest references: of small integers indices and distances are the CPU's, bit by bit."""
+
+    k: int
+    shape: tuple[int, int, int]  # anchors, references (0: the anchors themselves), dimension
+    dtypes: tuple[torch.dtype, torch.dtype]
+
+    def __str__(self) -> str:
+        names = "-".join(str(dtype).removeprefix("torch.") for dtype in dict.fromkeys(self.dtypes))
+        return f"nearest-{self.k}-{names}-{'x'.join(map(str, self.shape))}"
+
+    def problems(self, device: str) -> list[str]:
+        """Where indices or distances differ."""
+        m, n, d = self.shape
+        random = torch.Generator().manual_seed(d)
+        # Squared distances are exact, every tie is a true one, and there are duplicates.
+        anchors = torch.randint(-3, 4, (m, d), generator=random).to(self.dtypes[0])
+        references = torch.randint(-3, 4, (n, d), generator=random).to(self.dtypes[1]) if n else None
+        expected = F.nearest_references(anchors, references, self.k)
+        there = None if references is None else references.to(device)
+        ours = F.nearest_references(anchors.to(device), there, self.k)
+        return [f"{self}: {problem}" for problem in _differences(ours, expected, "of anchors")]
+
+
+def neighbor_cases() -> list[NeighborCase]:
+    """The nearest one, a few, more than a list has room for at first, more than there are, thousands."""
+    dtypes = itertools.cycle(DTYPES)
+    shapes = (
+        (13, 21, 5),
+        (70, 290, 33),
+        (300, 0, 17),
+        (131, 700, 130),
+        (3, 1000, 257),
+        (5, 77, 1030),
+        (1, 1, 3),
+    )
+    return [
+        *(NeighborCase(k, shape, next(dtypes)) for k in (1, 4, 90) for shape in shapes),
+        *(NeighborCase(k, (7, 5000, 9), (torch.float32, torch.float32)) for k in (1000, 2000)),
+    ]
+
+
+Case = LossCase | SelectionCase | NeighborCase | ProjectionCase
 
 
 def all_cases() -> list[Case]:
     """Of every operator."""
-    return [*loss_cases(), *selection_cases(), *projection_cases()]
+    return [*loss_cases(), *selection_cases(), *neighbor_cases(), *projection_cases()]

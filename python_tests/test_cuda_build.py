@@ -161,6 +161,8 @@ with FakeTensorMode():
         "similarity_loss_backward": shapes(ops.similarity_loss_backward(
             loss[0], fake(6, 4), fake(3, 2, 4), labels, None, *loss[1:], *options, True, True)),
         "projection_grad_": shapes(ops.projection_grad_([fake(5)], [fake(5), fake(2, 3)], [fake(5), fake(2, 3)], 0.1)),
+        "nearest_references": shapes(ops.nearest_references(
+            fake(9, 4), fake(3, 2, 4), 5, "none", False, False)),
         "farthest_points": shapes(ops.farthest_points(
             fake(9, 4), fake(3, dtype=torch.int64), None, None, 2, "none", False)),
     }
@@ -205,6 +207,10 @@ def test_fake_results_are_on_the_gpu(answers: dict) -> None:
     assert answers["fakes"]["farthest_points"] == [
         ["cuda:0", "torch.int64", [2, 2]],
         ["cuda:0", "torch.float32", [2, 2]],
+    ]
+    assert answers["fakes"]["nearest_references"] == [
+        ["cuda:0", "torch.int64", [9, 5]],
+        ["cuda:0", "torch.float32", [9, 5]],
     ]
     assert answers["fakes"]["similarity_loss"][0] == ["cuda:0", "torch.float32", []]
     assert answers["fakes"]["similarity_loss_backward"] == [

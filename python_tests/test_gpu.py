@@ -25,6 +25,7 @@ from torch import Tensor
 
 import ccp_fast
 import ccp_fast.functional as F
+from ccp_fast.evaluation import nearest
 
 DEVICE = "cuda"
 RUNS = 100
@@ -156,12 +157,36 @@ def test_nan_is_never_picked_while_another_point_is_left() -> None:
     assert (picks != 2).all()
 
 
+@pytest.mark.parametrize("k", [1, 5])
+def test_what_has_no_distance_is_no_neighbour(k: int) -> None:
+    anchors, references = normal(9, 6), normal(40, 6, seed=1)
+    references[::3, 2], anchors[4] = torch.nan, torch.inf
+    found = F.nearest_references(anchors, references, k)
+    others = [i for i in range(9) if i != 4]
+    assert (found.indices[others] % 3 != 0).all()
+    assert (found.indices[4] == -1).all()
+    assert (found.distances[4] == torch.inf).all()
+
+
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_retrieval_ranks_as_on_the_cpu(normalize: str | None) -> None:
+    """Exactly, whatever the float32 candidates were."""
+    points = normal(3000, 48)
+    points[1000:1500] = points[:500] + 1e-6 * normal(500, 48, seed=1)
+    points[2000:] = points[7]
+    there, here = (nearest(x, 9, normalize=normalize) for x in (points, points.cpu()))
+    assert torch.equal(there.indices.cpu(), here.indices)
+    assert torch.equal(there.distances.cpu(), here.distances)
+
+
 def test_doubles_are_refused_in_one_sentence() -> None:
     anchors = normal(4, 3).double()
     with pytest.raises(
         RuntimeError, match="anchors: expected float32, bfloat16 or float16 on a GPU, got float64"
     ):
         F.proxy_nca(anchors, anchors[:, None], torch.arange(4, device=DEVICE))
+    with pytest.raises(RuntimeError, match="anchors: expected float32, bfloat16 or float16 on a GPU"):
+        F.nearest_reference(anchors, anchors)
 
 
 # Beyond 2^31 elements -------------------------------------------------------------------------------------------
@@ -206,6 +231,19 @@ def test_farthest_points_beyond_2_31_components() -> None:
     found = F.farthest_points(points, 4)
     assert found.indices[0, :3].tolist() == far
     assert found.radii[0, 2].item() == 5.0  # of the last of them to the zeros
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_nearest_references_beyond_2_31_components(k: int) -> None:
+    needs_gigabytes(16)
+    references = torch.zeros(MANY, 128, dtype=torch.bfloat16, device=DEVICE)
+    near = [MANY - 5, 3, MANY - 70_000, 2**24 + 1, 77]
+    anchors = normal(5, 128, dtype=torch.bfloat16)
+    references[near] = anchors
+    found = F.nearest_references(anchors, references, k)
+    assert found.indices[:, 0].tolist() == near
+    assert not found.distances[:, 0].any()
+    assert found.indices[:, 1:].tolist() == [[0, 1, 2, 4][: k - 1]] * 5  # then the zeros in their order
 
 
 def test_a_parameter_beyond_2_31_elements() -> None:
@@ -254,6 +292,14 @@ def test_selections_give_the_same_bits(sizes: tuple[int, ...]) -> None:
     points = normal(sum(sizes), 64)
     offsets = torch.tensor([0, *sizes], device=DEVICE).cumsum(0)
     assert_same_bits([F.farthest_points(points, 5, offsets=offsets) for _ in range(RUNS)])
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+@pytest.mark.parametrize("anchors", [7, 4000])
+def test_neighbors_give_the_same_bits(anchors: int, k: int) -> None:
+    points, references = normal(anchors, 64), normal(30_011, 64, seed=1)
+    references[100::3] = references[5]
+    assert_same_bits([F.nearest_references(points, references, k, normalize="unit") for _ in range(RUNS)])
 
 
 def test_projections_give_the_same_bits() -> None:

@@ -60,10 +60,13 @@ def test_opcheck_of_losses(loss: str, kind: str) -> None:
         torch.library.opcheck(_backward, (torch.ones_like(value), *detached, *saved, *tail, True, True))
 
 
-def test_opcheck_of_selection_and_projection() -> None:
+def test_opcheck_of_the_others() -> None:
     points, offsets = normal(23, 5), torch.tensor([0, 7, 7, 23], device=DEVICE)
     arguments = (points, offsets, None, None, 3, "none", False)
     torch.library.opcheck(torch.ops.ccp_fast.farthest_points.default, arguments)
+    neighbors = torch.ops.ccp_fast.nearest_references.default
+    torch.library.opcheck(neighbors, (points, normal(4, 3, 5), 20, "unit", False, False))
+    torch.library.opcheck(neighbors, (points, points, 1, "none", True, False))
     lists = [[normal(n, seed=n + i) for n in (3, 70)] for i in range(3)]
     torch.library.opcheck(torch.ops.ccp_fast.projection_grad_.default, (*lists, 0.3))
 
@@ -105,8 +108,10 @@ def test_compiles_without_a_graph_break(loss: str) -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_selection_and_projection_compile_without_a_graph_break() -> None:
+def test_choices_compile_without_a_graph_break() -> None:
     points = normal(12, 7, 20)
+    classes = torch.compile(lambda x: F.nearest_reference(x * 2, points).indices // 7, fullgraph=True)
+    assert torch.equal(classes(points[:, 0]), F.nearest_reference(points[:, 0] * 2, points).indices // 7)
     pick = torch.compile(lambda x: F.farthest_points(x * 2, 3).indices + 1, fullgraph=True)
     assert torch.equal(pick(points), F.farthest_points(points * 2, 3).indices + 1)
 
@@ -148,6 +153,13 @@ def test_graphs_of_selection_and_projection() -> None:
     expected = F.farthest_points(points, 4)
     assert torch.equal(indices, expected.indices)
     assert torch.equal(radii, expected.radii)
+
+    anchors, references = normal(50, 33), normal(700, 33, seed=1)
+    graph, neighbors = captured(lambda: list(F.nearest_references(anchors, references, 9)))
+    anchors.copy_(normal(50, 33, seed=2))
+    graph.replay()
+    for a, b in zip(neighbors, F.nearest_references(anchors, references, 9), strict=True):
+        assert torch.equal(a, b)
 
     params, previous, grads = ([normal(n, seed=n + i) for n in (5, 4097)] for i in range(3))
     graph, (penalty,) = captured(lambda: [F.projection_grad_(params, previous, 0.3, grads)])
@@ -192,16 +204,20 @@ def test_losses_run_on_the_current_stream(loss: str) -> None:
 
 def test_selection_and_projection_run_on_the_current_stream() -> None:
     points, late = normal(40, 7, 33), normal(40, 7, 33, seed=1)
-    expected = F.farthest_points(late, 3)
+    expected, neighbors = F.farthest_points(late, 3), F.nearest_references(late.flatten(0, 1), None, 3)
     params, new, grads = [normal(999)], [normal(999, seed=1)], [torch.zeros(999, device=DEVICE)]
     torch.cuda.synchronize()
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
         delayed_copy([points, *params], [late, *new])
-        found = F.farthest_points(points, 3)
+        found, found_neighbors = (
+            F.farthest_points(points, 3),
+            F.nearest_references(points.flatten(0, 1), None, 3),
+        )
         F.projection_grad_(params, [torch.zeros_like(p) for p in params], 0.5, grads)
     side.synchronize()
     assert torch.equal(found.indices, expected.indices)
+    assert torch.equal(found_neighbors.indices, neighbors.indices)
     assert torch.equal(grads[0], 0.5 * new[0])
 
 

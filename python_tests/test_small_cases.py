@@ -12,7 +12,16 @@ import pytest
 import small_cases
 import torch
 from helpers import one_thread  # noqa: F401
-from small_cases import LossCase, ProjectionCase, SelectionCase, loss_cases, projection_cases, selection_cases
+from small_cases import (
+    LossCase,
+    NeighborCase,
+    ProjectionCase,
+    SelectionCase,
+    loss_cases,
+    neighbor_cases,
+    projection_cases,
+    selection_cases,
+)
 
 import ccp_fast.functional as F
 from ccp_fast.ops import similarity_loss
@@ -24,8 +33,8 @@ def test_losses_are_within_bounds() -> None:
     assert [problem for case in loss_cases() for problem in case.problems("cpu")] == []
 
 
-def test_selections_and_projections_are_equal() -> None:
-    cases = [*selection_cases(), *projection_cases()]
+def test_choices_and_projections_are_equal() -> None:
+    cases = [*selection_cases(), *neighbor_cases(), *projection_cases()]
     assert [problem for case in cases for problem in case.problems("cpu")] == []
 
 
@@ -78,6 +87,15 @@ def test_nan_and_other_bits_are_problems(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(F, "farthest_points", other_pick)
     selection = SelectionCase("tiny", (5, 7), (), 3, 4, torch.float32, None, "repeat")
     assert "indices differ from the CPU's in segments [0, 1]" in selection.problems("cpu")[0]
+    search = F.nearest_references
+
+    def other_neighbor(*arguments: Any) -> F.NearestReferences:
+        found = search(*arguments)
+        return found._replace(indices=found.indices.flip(0)) if next(calls) % 2 else found
+
+    monkeypatch.setattr(F, "nearest_references", other_neighbor)
+    neighbors = NeighborCase(2, (4, 70, 5), (torch.float32, torch.float32))
+    assert "indices differ from the CPU's of anchors [0, 1, 2, 3]" in neighbors.problems("cpu")[0]
     monkeypatch.setattr(F, "projection_grad_", other_bit)
     assert ProjectionCase("odd", (1023, 4097), (torch.float32,)).problems("cpu")
 
