@@ -12,7 +12,7 @@ from ccp_fast.bench.machine import Load
 from ccp_fast.bench.results import Change, Row, label
 from ccp_fast.bench.tables import beside, errors_of, make_table, megabytes, megabytes_of, milliseconds
 
-_RIVALS: tuple[tuple[str, Role], ...] = (("best eager", "eager"), ("PML", "peer"))
+_RIVALS: tuple[tuple[str, Role], ...] = (("best eager", "eager"), ("peer", "peer"))
 
 
 def show_ceilings(out: Console, ceilings: Ceilings) -> None:
@@ -35,10 +35,18 @@ def show_progress(out: Console, row: Row, done: int, of: int) -> None:
 
 def show_rows(out: Console, rows: Sequence[Row]) -> None:
     """Two tables, times, then memory and errors, a section for each family; then who could not run."""
+    peers = dict.fromkeys(peer.name for row in rows if (peer := row.best("peer")))
     times = make_table(
-        "Milliseconds; in brackets the time over that of ccp_fast. PML: pytorch-metric-learning",
+        f"Milliseconds; in brackets the time over that of ccp_fast. Peer: {', '.join(peers) or 'none'}",
         ("case",),
-        ("ccp_fast\np20 / p50 / p80", "best eager\np50", "compiled\np50", "PML\np50", "floor", "floor/\np50"),
+        (
+            "ccp_fast\np20 / p50 / p80",
+            "best eager\np50",
+            "compiled\np50",
+            "peer\np50",
+            "floor",
+            "floor/\np50",
+        ),
     )
     memory = make_table(
         "Peak memory beyond inputs and results, MB; error of value / gradient against float64",
@@ -47,11 +55,11 @@ def show_rows(out: Console, rows: Sequence[Row]) -> None:
             "ccp_fast",
             "best eager",
             "compiled",
-            "PML",
-            "ccp_fast\n/PML",
+            "peer",
+            "ccp_fast\n/peer",
             "error\nccp_fast",
             "error\neager",
-            "error\nPML",
+            "error\npeer",
         ),
     )
     for family in dict.fromkeys(row.family for row in rows):

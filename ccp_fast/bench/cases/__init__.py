@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ccp_fast.bench.case import Case, Size
-from ccp_fast.bench.cases import evaluation, k_center, losses, projection
+from ccp_fast.bench.cases import evaluation, k_center, losses, neighbors, projection
 
-_FAMILIES = (losses, k_center, projection, evaluation)
+_FAMILIES = (losses, k_center, projection, neighbors, evaluation)
 
 
 def all_cases(size: Size) -> list[Case]:

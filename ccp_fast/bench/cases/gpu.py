@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ccp_fast.bench.baselines import by_hand, cross_entropy, pairs
 from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Place, Precision, Size, Step
-from ccp_fast.bench.cases import evaluation, k_center, losses, projection
+from ccp_fast.bench.cases import evaluation, k_center, losses, neighbors, projection
 from ccp_fast.bench.cases.losses import Inputs, Loss, Shape
 
 TEMPERATURE = 1 / 9
@@ -66,6 +66,25 @@ K_CENTER: dict[Size, dict[str, k_center.Shape]] = {
     },
 }
 
+# The proxies of a batch, up to those that fill no cache; then SOP's test set.
+NEIGHBORS: dict[Size, dict[str, neighbors.Shape]] = {
+    "full": {
+        "sop": neighbors.SHAPES["full"]["sop"],
+        "1e6": neighbors.Shape(128, 1_000_000, 128, 1),
+        "test set": neighbors.Shape(60_502, 60_502, 128, 10),
+    },
+    "quick": {
+        "sop": neighbors.SHAPES["quick"]["sop"],
+        "1e6": neighbors.Shape(128, 8_192, 128, 1),
+        "test set": neighbors.Shape(3_000, 3_000, 128, 10),
+    },
+    "toy": {
+        "sop": neighbors.SHAPES["toy"]["sop"],
+        "1e6": neighbors.Shape(64, 320, 16, 1),
+        "test set": neighbors.Shape(70, 150, 16, 10),
+    },
+}
+
 _FASTER = tuple(Aim("speed", role, 1.0) for role in ("eager", "compiled", "peer"))
 _AIMS: dict[str, tuple[Aim, ...]] = {
     "sop": (Aim("launches", "ours", 2.0), *_FASTER),
@@ -104,6 +123,7 @@ def gpu_cases(size: Size, device: str = "cuda") -> list[Case]:
         *of([*once], ["sop-512", "batch"], _BOTH),
         *of([name for name in once if name != "c2"], ["1e5"], ["float32"]),
         *of(["c2-all-active", "triplet-all-active", "proxy_nca-original"], ["sop"], ["float32"]),
+        *_neighbors(size, device),
         evaluation.case(size, Place(device)),
     ]
 
@@ -195,3 +215,8 @@ def _projection(size: Size, device: str) -> list[Case]:
         )
         for precision in _BOTH
     ]
+
+
+def _neighbors(size: Size, device: str) -> list[Case]:
+    shapes = NEIGHBORS[size]
+    return [neighbors.case(setting, shapes[setting], Place(device), _FASTER[:1]) for setting in shapes]
