@@ -89,7 +89,7 @@ def test_neighbours_that_float32_cannot_tell_apart(counts: Counts, monkeypatch: 
     reference = around.flatten(0, 1)
     assert_exact(query, 5, reference, None)
     assert (counts.candidates, counts.all) == (20, 40)
-    monkeypatch.setattr(_candidates, "_error", lambda values: -1.0)
+    monkeypatch.setattr(_candidates, "_error", lambda values, size, distance: -torch.ones_like(size))
     with pytest.raises(AssertionError):
         assert_exact(query, 5, reference, None)
 
@@ -109,8 +109,28 @@ def test_what_is_left_out_is_above_the_bound(normalize: Any, dim: int, spread: f
         left_out = exact.scatter(1, indices, torch.inf).amin(1)
         assert (left_out > bound).all()
         kept = exact.gather(1, indices).amax(1)
-        size = (q.square.sqrt() + r.square.max().sqrt()).square()
-        assert ((kept - bound) <= 2.1 * _candidates._error(q.values) * size).all()
+        size = q.square.sqrt() + r.square.max().sqrt()
+        assert ((kept - bound) <= 2.1 * _candidates._error(q.values, size, size)).all()
+
+
+def test_a_bound_for_close_rows_is_tighter() -> None:
+    """As early in training, when a network maps all to nearly the same: candidates are certain nevertheless."""
+    for spread, by in ((0.0, 1.0), (10.0, 5.0), (100.0, 50.0)):
+        q, r = prepare(spread + normal(40, 64), spread + normal(500, 64, seed=1), "unit")
+        _, bound = _candidates.find(q, r, torch.arange(40), 5)
+        squares = _nearest._rank_among(
+            q, r, torch.arange(40), torch.arange(500).expand(40, 500), 5, False
+        ).squares
+        missing = squares[:, -1] - bound  # what the bound costs
+        allowed = 1.2 * _candidates._error(q.values, torch.tensor(2.0), torch.tensor(2.0)) / by
+        assert (missing < allowed).all()
+
+
+def test_no_candidates_where_they_are_of_no_use(counts: Counts) -> None:
+    x = normal(1, 8).repeat(2000, 1)
+    nearest(x, 5)
+    assert counts.candidates == _nearest._TRIAL
+    assert counts.all == 2000
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-13, 1e31])

@@ -5,14 +5,15 @@ more neighbours than wanted; these are then ranked exactly. What it left out is,
 its last candidate. If the k-th exact distance lies below that one's by more than rounding explains, the exact
 neighbours are all there; if not, which takes ties or a collapsed network, the query is ranked among all references.
 
-How far a squared distance can be off, with u = 2⁻²⁴, D components and s = ‖q‖ + ‖r‖ of the normalised rows
-(γ_n = n·u to first order: Higham, "Accuracy and Stability of Numerical Algorithms", ch. 3):
+How far a squared distance can be off, with u = 2⁻²⁴, D components, s = ‖q‖ + ‖r‖ of the normalised rows and d
+their distance (γ_n = n·u to first order: Higham, "Accuracy and Stability of Numerical Algorithms", ch. 3):
 
-- the operator's ‖q‖² + ‖r‖² − 2<q, r>, from products and sums rounded one by one in any order, or from rounded
-  differences: (D + 3)·u·s²
+- the operator's ‖q‖² + ‖r‖² − 2<q, r>, from products and sums rounded one by one in any order: (D + 3)·u·s².
+  Closer than an eighth of the rows' own size it takes rounded differences: (D + 3)·u·d²
 - the rows it normalises, against the exact ones: a length from D squares (D/2·u), its reciprocal and the product
-  with it (2u); the fixed-point rows (√D/4·u). Of a squared distance twice as much: (D + 4 + √D/2)·u·s²
-- the root it returns, squared again: 4u·s²
+  with it (2u), and the rounding of the fixed-point rows (√D/4·u), together e = (D/2 + 2 + √D/4)·u·s. That moves
+  a squared distance by 2·d·e + e²
+- the root it returns, squared again: 4u·d²
 
 Second-order terms are below an eighth for D <= 2¹⁷. Underflow adds less than D·2⁻¹²⁰.
 """
@@ -72,13 +73,19 @@ def find(
         False,
         False,
     )
-    size = query.square[rows].sqrt() + reference.square.max().sqrt()
-    bound = distances[:, -1].to(torch.float64).square() - _error(query.values) * size.square()
-    return indices.sort(dim=1).values, bound - query.values.shape[1] * 2.0**-120
+    nearest, farthest = reference.square.min(), reference.square.max()
+    size = query.square[rows].sqrt() + farthest.sqrt()
+    last = distances[:, -1].to(torch.float64)
+    by_products = _error(query.values, size, size)
+    by_differences = last.square() <= (query.square[rows] + nearest) / 64 - 2 * by_products
+    error = torch.where(by_differences, _error(query.values, size, last), by_products)
+    bound = last.square() - error - query.values.shape[1] * 2.0**-120
+    return indices.sort(dim=1).values, bound
 
 
-def _error(values: Tensor) -> float:
-    """Of a squared distance, as a part of (‖q‖ + ‖r‖)²."""
+def _error(values: Tensor, size: Tensor, distance: Tensor) -> Tensor:
+    """Of a squared distance, for rows of lengths that add up to ``size``."""
+    u = 2.0**-24 if values.device.type == "cpu" else _TENSOR_CORES * 2.0**-24
     dim = values.shape[1]
-    on_cpu = 1.125 * (2 * dim + math.sqrt(dim) / 2 + 11) * 2.0**-24
-    return on_cpu if values.device.type == "cpu" else _TENSOR_CORES * on_cpu
+    moved = (dim / 2 + 2 + math.sqrt(dim) / 4) * u * size
+    return 1.125 * ((dim + 7) * u * distance.square() + (2 * distance + moved) * moved)

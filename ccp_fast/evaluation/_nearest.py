@@ -19,6 +19,7 @@ BlockSize = tuple[int, int] | None
 
 _TILE = {"cpu": 1 << 22, "other": 1 << 26}  # fp64 elements of a tile of distances: 32 MB, 512 MB
 _COLUMNS = {"cpu": 4096, "other": 65536}
+_TRIAL = 256  # queries that tell whether candidates are of use
 
 
 class Nearest(NamedTuple):
@@ -149,8 +150,9 @@ def _rank_candidates(
         return rows
     tile, dim = _TILE[_kind(rows.device)], query.values.shape[1]
     height, piece = max(16, tile // max(count, dim)), max(16, tile // (4 * count * dim))
-    uncertain = [rows[:0]]
-    for some in rows.split(height):
+    uncertain, done = rows[:0], 0
+    while done < len(rows) and 2 * len(uncertain) <= done:  # most are certain so far
+        some = rows[done : done + (height if done else _TRIAL)]
         indices, bound = _candidates.find(query, reference, some, count)
         for part, columns, below in zip(
             some.split(piece), indices.split(piece), bound.split(piece), strict=True
@@ -158,8 +160,9 @@ def _rank_candidates(
             block = _rank_among(query, reference, part, columns, k, exclude_self)
             certain = block.squares[:, -1] < below
             yield RankedBlock(*(x[certain] for x in block))
-            uncertain.append(part[~certain])
-    return torch.cat(uncertain)
+            uncertain = torch.cat([uncertain, part[~certain]])
+        done += len(some)
+    return torch.cat([uncertain, rows[done:]])
 
 
 def _rank_among(

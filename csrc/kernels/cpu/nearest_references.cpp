@@ -27,6 +27,7 @@ class NearestSearch {
         panels_(ceil_div(p_.references.count, kPanelColumns)),
         // Few groups share the references out among them, so that every thread has work.
         slices_(groups_ ? smaller(ceil_div(kEnoughTasks, groups_), larger(panels_, 1)) : 0),
+        rounding_((T(2.5) * T(p_.dim) + 16) * (sizeof(T) == 4 ? T(6e-8) : T(1.2e-16))),
         lists_(slices_ * padded_, k_),
         bad_anchors_(groups_ * slices_),
         bad_references_(groups_ * slices_) {}
@@ -45,6 +46,10 @@ class NearestSearch {
   }
 
  private:
+  // What a squared distance from products is off from one from differences, at most: rounding_ · (‖a‖² + ‖r‖²), by sums
+  // of dim products in any order, or kTiny, by underflow.
+  static constexpr T kTiny = sizeof(T) == 4 ? T(1e-30) : T(1e-290);
+
   // One group of anchors and one slice of the references.
   void search(int64_t task) {
     const int64_t group = task / slices_, slice = task % slices_;
@@ -64,9 +69,8 @@ class NearestSearch {
       const int64_t begin = panel * kPanelColumns, count = smaller(kPanelColumns, p_.references.count - begin);
       keep_lowest(bad_references_[task], load(p_.references, begin, count, count, references.panel()));
       for (int64_t t = 0; t < rows; t += kTileRows) {
-        compute_tile<T>(Metric::kSquaredDistance, tile(t), references.panel().from(0, count), p_.dim, x);
-        if (p_.exclude_diagonal) leave_out_diagonal(first + t, begin, count, x);
-        take_nearest(tile(t), slice * padded_ + first + t, begin, count, x);
+        compute_tile<T>(Metric::kDot, tile(t), references.panel().from(0, count), p_.dim, x);
+        take_nearest(tile(t), slice * padded_ + first + t, references.panel().from(0, count), x);
       }
     }
   }
@@ -80,22 +84,30 @@ class NearestSearch {
     return -1;
   }
 
-  static void leave_out_diagonal(int64_t first_row, int64_t first_column, int64_t columns, T* x) {
-    const int64_t begin = larger(first_row, first_column);
-    const int64_t end = smaller(first_row + kTileRows, first_column + columns);
-    for (int64_t i = begin; i < end; ++i) x[(i - first_column) * kTileRows + i - first_row] = T(__builtin_inf());
-  }
-
-  void take_nearest(const RowBlock<T>& rows, int64_t first_list, int64_t first_column, int64_t columns, const T* x) {
+  // The pairs of a tile, given their dot products. A distance is ‖a‖² + ‖r‖² - 2a·r, or computed from the differences
+  // for close pairs, but only where rounding leaves it open whether that is below the bound: where all vectors have
+  // come near each other, most pairs are close.
+  void take_nearest(const RowBlock<T>& rows, int64_t first_list, const Panel<T>& columns, const T* x) {
     for (int64_t v = 0; v < rows.vectors(); ++v) {
+      const Vec<T> norms = ccp::CCP_CAPABILITY::load(rows.panel.squared_norm + v * L);
+      const Mask<T> ids = load_integers<T>(rows.panel.ids + v * L);
       const int64_t list = first_list + v * L;
       Vec<T> bounds = ccp::CCP_CAPABILITY::load(lists_.bounds(list));
-      for (int64_t j = 0; j < columns; ++j) {
-        const T* entry = x + j * kTileRows + v * L;
-        const Mask<T> nearer = ccp::CCP_CAPABILITY::load(entry) < bounds;
+      for (int64_t j = 0; j < columns.count; ++j) {
+        const Vec<T> size = norms + columns.squared_norm[j];
+        const Vec<T> squared = size - ccp::CCP_CAPABILITY::load(x + j * kTileRows + v * L) * T(2);
+        Mask<T> nearer = squared - size * rounding_ < bounds + kTiny;
+        if (p_.exclude_diagonal) nearer = nearer & (ids != columns.ids[j]);
         if (!any(nearer)) continue;
-        for (int i = 0; i < L; ++i)
-          if (nearer[i]) lists_.take(list + i, {entry[i], Integer<T>(first_column + j)});
+        const Mask<T> close = close_pairs(squared, rows, v, columns, j);
+        for (int i = 0; i < L; ++i) {
+          if (!nearer[i]) continue;
+          T exact = squared[i];
+          if (close[i])
+            exact =
+                T(squared_distance(rows.panel.values + (v * L + i) * stride_, columns.values + j * stride_, stride_));
+          if (exact < bounds[i]) lists_.take(list + i, {exact, columns.ids[j]});
+        }
         bounds = ccp::CCP_CAPABILITY::load(lists_.bounds(list));
       }
     }
@@ -121,6 +133,7 @@ class NearestSearch {
 
   const NearestReferencesProblem& p_;
   const int64_t k_, stride_, padded_, groups_, panels_, slices_;
+  const T rounding_;
   NearestLists<T> lists_;  // row i of slice s has list s · padded_ + i
   Buffer<int64_t> bad_anchors_, bad_references_;
 };
