@@ -57,7 +57,7 @@ class NearestSearch {
     const int64_t real = smaller(rows, p_.anchors.count - first);
     const PanelStorage<T> anchors(rows, stride_), references(kPanelColumns, stride_);
     Buffer<T> transposed(rows * p_.dim), x(kTileRows * kPanelColumns);
-    bad_anchors_[task] = load(p_.anchors, first, real, rows, anchors.panel());
+    bad_anchors_[task] = load_checked(p_.anchors, first, real, rows, anchors.panel());
     bad_references_[task] = -1;
     const auto tile = [&](int64_t t) {
       return RowBlock<T>{anchors.panel().from(t, kTileRows), transposed + t * p_.dim, smaller(kTileRows, real - t)};
@@ -67,7 +67,7 @@ class NearestSearch {
 
     for (int64_t panel = panels_ * slice / slices_; panel < panels_ * (slice + 1) / slices_; ++panel) {
       const int64_t begin = panel * kPanelColumns, count = smaller(kPanelColumns, p_.references.count - begin);
-      keep_lowest(bad_references_[task], load(p_.references, begin, count, count, references.panel()));
+      keep_lowest(bad_references_[task], load_checked(p_.references, begin, count, count, references.panel()));
       for (int64_t t = 0; t < rows; t += kTileRows) {
         compute_tile<T>(Metric::kDot, tile(t), references.panel().from(0, count), p_.dim, x);
         take_nearest(tile(t), slice * padded_ + first + t, references.panel().from(0, count), x);
@@ -76,7 +76,8 @@ class NearestSearch {
   }
 
   // Loads a panel; returns the lowest row that cannot be compared, or -1.
-  int64_t load(const EmbeddingSide& side, int64_t begin, int64_t count, int64_t padded, const Panel<T>& panel) const {
+  int64_t load_checked(const EmbeddingSide& side, int64_t begin, int64_t count, int64_t padded,
+                       const Panel<T>& panel) const {
     constexpr T kMost = (sizeof(T) == 4 ? T(3.4028234e38f) : T(1.7976931348623157e308)) / 4;
     load_panel<T>(side, p_.dim, p_.normalize, nullptr, begin, count, padded, panel);
     for (int64_t i = 0; i < count; ++i)
@@ -89,13 +90,13 @@ class NearestSearch {
   // come near each other, most pairs are close.
   void take_nearest(const RowBlock<T>& rows, int64_t first_list, const Panel<T>& columns, const T* x) {
     for (int64_t v = 0; v < rows.vectors(); ++v) {
-      const Vec<T> norms = ccp::CCP_CAPABILITY::load(rows.panel.squared_norm + v * L);
+      const Vec<T> norms = load(rows.panel.squared_norm + v * L);
       const Mask<T> ids = load_integers<T>(rows.panel.ids + v * L);
       const int64_t list = first_list + v * L;
-      Vec<T> bounds = ccp::CCP_CAPABILITY::load(lists_.bounds(list));
+      Vec<T> bounds = load(lists_.bounds(list));
       for (int64_t j = 0; j < columns.count; ++j) {
         const Vec<T> size = norms + columns.squared_norm[j];
-        const Vec<T> squared = size - ccp::CCP_CAPABILITY::load(x + j * kTileRows + v * L) * T(2);
+        const Vec<T> squared = size - load(x + j * kTileRows + v * L) * T(2);
         Mask<T> nearer = squared - size * rounding_ < bounds + kTiny;
         if (p_.exclude_diagonal) nearer = nearer & (ids != columns.ids[j]);
         if (!any(nearer)) continue;
@@ -108,7 +109,7 @@ class NearestSearch {
                 T(squared_distance(rows.panel.values + (v * L + i) * stride_, columns.values + j * stride_, stride_));
           if (exact < bounds[i]) lists_.take(list + i, {exact, columns.ids[j]});
         }
-        bounds = ccp::CCP_CAPABILITY::load(lists_.bounds(list));
+        bounds = load(lists_.bounds(list));
       }
     }
   }
@@ -122,7 +123,7 @@ class NearestSearch {
       const Neighbor<T>* nearest = lists_.sorted(row, &count);
       for (int64_t i = 0; i < p_.k; ++i) {
         p_.indices[row * p_.k + i] = i < count ? int64_t(nearest[i].index) : -1;
-        distances[row * p_.k + i] = i < count ? ccp::CCP_CAPABILITY::sqrt(nearest[i].squared) : T(__builtin_inf());
+        distances[row * p_.k + i] = i < count ? sqrt(nearest[i].squared) : T(__builtin_inf());
       }
     }
   }
