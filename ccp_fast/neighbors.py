@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import check_count, check_normalize
 from ccp_fast.ops import nearest_references as op
 from ccp_fast.reference.neighbors import NearestReferences
 
@@ -67,12 +68,8 @@ def nearest_references(
         RuntimeError: on the CPU, vectors whose distances are no numbers (NaN, infinity, squares that overflow).
             A GPU is not waited for: there such a reference is never picked, and such an anchor has none.
     """
-    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
-        raise ValueError(f"k: expected an integer, got {k!r}")
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
-    if normalize not in ("ball", "unit", None):
-        raise ValueError(f'normalize: expected "ball", "unit" or None, got {normalize!r}')
+    check_count("k", k)
+    check_normalize(normalize)
     _check_vectors("anchors", anchors, "[M, D]", (2,))
     if references is not None:
         _check_vectors("references", references, "[N, D] or [C, K, D]", (2, 3))

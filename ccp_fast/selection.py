@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import check_count, check_normalize
 from ccp_fast.ops import farthest_points as op
 from ccp_fast.reference.selection import FarthestPoints
 
@@ -63,12 +64,8 @@ def farthest_points(
     Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; the choice of proxies
     in arXiv 2209.09060.
     """
-    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
-        raise ValueError(f"k: expected an integer, got {k!r}")
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
-    if normalize not in ("ball", "unit", None):
-        raise ValueError(f'normalize: expected "ball", "unit" or None, got {normalize!r}')
+    check_count("k", k)
+    check_normalize(normalize)
     if short not in ("repeat", "pad"):
         raise ValueError(f'short: expected "repeat" or "pad", got {short!r}')
     flat, cuts = _segments("points", points, "offsets", offsets, points)
