@@ -124,6 +124,22 @@ CCP_HD bool any(MaskF mask) {
 }
 CCP_HD bool any(MaskD mask) { return any((MaskF)mask); }
 
+// The lanes of a mask as bits, the first lane lowest.
+template <class M>
+CCP_HD uint32_t lane_bits(M mask) {
+  uint32_t bits = 0;
+  for (size_t i = 0; i < sizeof(M) / sizeof(mask[0]); ++i) bits |= uint32_t(mask[i] & 1) << i;
+  return bits;
+}
+#if defined(__AVX512F__)
+CCP_HD uint32_t lane_bits(MaskF mask) { return _mm512_movepi32_mask((__m512i)mask); }
+CCP_HD uint32_t lane_bits(MaskD mask) { return _mm512_movepi64_mask((__m512i)mask); }
+#elif defined(__AVX2__)
+CCP_HD uint32_t lane_bits(MaskF mask) { return uint32_t(_mm256_movemask_ps((__m256)mask)); }
+#elif defined(__x86_64__)
+CCP_HD uint32_t lane_bits(MaskF mask) { return uint32_t(_mm_movemask_ps((__m128)mask)); }
+#endif
+
 CCP_HD VecF sqrt(VecF x) {
   for (int i = 0; i < kLanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);
   return x;

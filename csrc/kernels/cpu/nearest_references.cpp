@@ -8,7 +8,8 @@ namespace ccp {
 namespace CCP_CAPABILITY {
 namespace {
 
-constexpr int64_t kGroupRows = 8 * kTileRows;
+constexpr int64_t kMostGroupTiles = 8;
+constexpr int64_t kGroupNumbers = 1 << 17;  // what a group's anchors may hold, if it is more than a tile of them
 constexpr int64_t kPanelColumns =
     kTileColumns / kRegisterRows * kRegisterRows;  // no columns left over for lone products
 constexpr int64_t kEnoughTasks = 16;
@@ -23,7 +24,8 @@ class NearestSearch {
         k_(smaller(p_.k, p_.references.count)),
         stride_(ceil_div(larger(p_.dim, 1), L) * L),
         padded_(ceil_div(p_.anchors.count, kTileRows) * kTileRows),
-        groups_(ceil_div(padded_, kGroupRows)),
+        group_rows_(kTileRows * larger(1, smaller(kMostGroupTiles, kGroupNumbers / (kTileRows * stride_)))),
+        groups_(ceil_div(padded_, group_rows_)),
         panels_(ceil_div(p_.references.count, kPanelColumns)),
         // Few groups share the references out among them, so that every thread has work.
         slices_(groups_ ? smaller(ceil_div(kEnoughTasks, groups_), larger(panels_, 1)) : 0),
@@ -53,7 +55,7 @@ class NearestSearch {
   // One group of anchors and one slice of the references.
   void search(int64_t task) {
     const int64_t group = task / slices_, slice = task % slices_;
-    const int64_t first = group * kGroupRows, rows = smaller(kGroupRows, padded_ - first);
+    const int64_t first = group * group_rows_, rows = smaller(group_rows_, padded_ - first);
     const int64_t real = smaller(rows, p_.anchors.count - first);
     const PanelStorage<T> anchors(rows, stride_), references(kPanelColumns, stride_);
     Buffer<T> transposed(rows * p_.dim), x(kTileRows * kPanelColumns);
@@ -99,12 +101,13 @@ class NearestSearch {
         const Vec<T> squared = size - load(x + j * kTileRows + v * L) * T(2);
         Mask<T> nearer = squared - size * rounding_ < bounds + kTiny;
         if (p_.exclude_diagonal) nearer = nearer & (ids != columns.ids[j]);
-        if (!any(nearer)) continue;
-        const Mask<T> close = close_pairs(squared, rows, v, columns, j);
-        for (int i = 0; i < L; ++i) {
-          if (!nearer[i]) continue;
+        uint32_t lanes = lane_bits(nearer);
+        if (!lanes) continue;
+        const uint32_t close = lane_bits(close_pairs(squared, rows, v, columns, j));
+        for (; lanes; lanes &= lanes - 1) {
+          const int i = __builtin_ctz(lanes);
           T exact = squared[i];
-          if (close[i])
+          if (close >> i & 1)
             exact =
                 T(squared_distance(rows.panel.values + (v * L + i) * stride_, columns.values + j * stride_, stride_));
           if (exact < bounds[i]) lists_.take(list + i, {exact, columns.ids[j]});
@@ -117,7 +120,7 @@ class NearestSearch {
   // Puts the slices' lists of a group's anchors together.
   void write(int64_t group) {
     T* distances = static_cast<T*>(p_.distances);
-    for (int64_t row = group * kGroupRows; row < smaller((group + 1) * kGroupRows, p_.anchors.count); ++row) {
+    for (int64_t row = group * group_rows_; row < smaller((group + 1) * group_rows_, p_.anchors.count); ++row) {
       for (int64_t slice = 1; slice < slices_; ++slice) lists_.merge(row, slice * padded_ + row);
       int64_t count;
       const Neighbor<T>* nearest = lists_.sorted(row, &count);
@@ -133,7 +136,7 @@ class NearestSearch {
   }
 
   const NearestReferencesProblem& p_;
-  const int64_t k_, stride_, padded_, groups_, panels_, slices_;
+  const int64_t k_, stride_, padded_, group_rows_, groups_, panels_, slices_;
   const T rounding_;
   NearestLists<T> lists_;  // row i of slice s has list s · padded_ + i
   Buffer<int64_t> bad_anchors_, bad_references_;
