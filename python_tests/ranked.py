@@ -14,13 +14,13 @@ def assert_ranked(
 ) -> None:
     """The i-th found is as far as the i-th nearest is in float64, and the distance told is that of the pair.
 
-    Squared distances may be off by so many roundings of the largest ‖a‖² + ‖r‖².
+    Squared distances may be off by so many roundings of the largest ‖a‖² + ‖r‖², and √D/4 more of sums of D terms.
     """
     a, r = (reference.pairs.normalise(x.double(), normalize) for x in (anchors, references))
     squared = torch.sub(a[:, None], r).square().sum(-1)
     k = found.indices.shape[1]
     size = a.square().sum(1).max() + r.square().sum(1).max()
-    error = roundings * torch.finfo(found.distances.dtype).eps * size
+    error = (roundings + a.shape[1] ** 0.5 / 4) * torch.finfo(found.distances.dtype).eps * size
     pairs = squared.gather(1, found.indices)
     assert ((found.distances.double().square() - pairs).abs() <= error).all()
     assert ((pairs - squared.sort(dim=1).values[:, :k]).abs() <= 2 * error).all()
