@@ -34,7 +34,7 @@ Plan make_plan(const NearestReferencesProblem& p, void* memory) {
   job.resident = owner_fits<nearest::kRows>(p.dim, nearest::Lists::kSharedBytes);
   job.row_tiles = divide_up(p.anchors.count, nearest::kRows);
   // A slice of fewer than some k references would hand on most of what it has.
-  const int64_t worth = at_most(divide_up(p.references.count, kStreamed), divide_up(p.references.count, 4 * job.k));
+  const int64_t worth = at_most(divide_up(p.references.count, kStreamed), divide_up(p.references.count, 8 * job.k));
   job.slices = slices_for(job.row_tiles, worth, p.multiprocessors);
   const int64_t works = job.row_tiles * job.slices;
   plan.blocks = p.k == 1 ? works : at_most(works, int64_t(p.multiprocessors) * kBlocksPerMultiprocessor);
