@@ -71,6 +71,19 @@ def test_any_shape(loss: str, kind: str, dtypes: Any, shape: Any, normalize: Any
     assert LossCase(loss, kind, dtypes, shape, normalize, reduction).problems(DEVICE) == []
 
 
+def test_lifted_pairs() -> None:
+    """The paper's form of lifted structure: the same as on the CPU, and the same bits again."""
+    labels = torch.randint(0, 17, (131,), generator=torch.Generator().manual_seed(0))
+    results = []
+    for device in ("cpu", DEVICE, DEVICE):
+        embeddings = normal(131, 37).to(device).requires_grad_()
+        value = F.lifted_structure(embeddings, None, labels.to(device))
+        results.append([value.detach().cpu(), torch.autograd.grad(value, embeddings)[0].cpu()])
+    for plain, first, again in zip(*results, strict=True):
+        torch.testing.assert_close(first, plain, rtol=1e-5, atol=1e-6)
+        assert torch.equal(first, again)
+
+
 def test_tf32_only_where_torch_allows_it() -> None:
     case = LossCase("multi_similarity", "proxies", DTYPES[0], (70, 300, 3, 128), "unit", "mean")
     pairs = case.pairs()

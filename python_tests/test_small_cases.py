@@ -39,7 +39,8 @@ def test_choices_and_projections_are_equal() -> None:
 
 
 def test_every_registered_loss_has_cases() -> None:
-    assert set(small_cases.LOSSES) == set(similarity_loss._REFERENCE)
+    # A part of lifted_structure within the batch: test_gpu.test_lifted_pairs.
+    assert set(similarity_loss._REFERENCE) - set(small_cases.LOSSES) == {"negative_lse"}
     cases = loss_cases()
     assert {(case.loss, case.kind) for case in cases} == {
         (loss, kind) for loss in small_cases.LOSSES for kind in small_cases.KINDS
