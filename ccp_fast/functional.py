@@ -9,6 +9,8 @@ references         None: the anchors themselves, each paired with all others but
                    [C, K, D]: K proxies of each of C classes, class c owning references[c]
 labels             [M] int64; in [0, C) where the references are proxies
 reference_labels   [N] int64, with references of shape [N, D] only
+exclude_self       True: the first M of the references [N, D] are the anchors themselves, or copies of them; anchor i is
+                   not paired with reference i
 normalize          "unit" v/‖v‖ (zero vectors stay zero), "ball" v/max(1, ‖v‖), None; of both sides, inside the op
 reduction          "none": one value per row; "sum"; "anchor_mean": sum / rows; "mean" and "active_mean": see each loss
 anchor             "sample": the anchors are the rows of the loss; "proxy": the references are the rows and the anchors
@@ -67,6 +69,7 @@ def contrastive(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     pos_margin: float = 0.0,
     neg_margin: float = 0.5,
@@ -91,6 +94,7 @@ def contrastive(
         references,
         labels,
         reference_labels,
+        exclude_self,
         normalize,
         reduction,
         anchor,
@@ -102,6 +106,7 @@ def triplet(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     margin: float = 0.05,
     normalize: Normalize = "ball",
@@ -115,7 +120,16 @@ def triplet(
     Source: Weinberger, Saul 2009; Schroff et al. 2015 (arXiv 1503.03832), eq. 3, with unsquared distances.
     """
     return _loss(
-        "triplet", [margin], anchors, references, labels, reference_labels, normalize, reduction, anchor
+        "triplet",
+        [margin],
+        anchors,
+        references,
+        labels,
+        reference_labels,
+        exclude_self,
+        normalize,
+        reduction,
+        anchor,
     )
 
 
@@ -124,6 +138,7 @@ def multi_similarity(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     alpha: float = 2.0,
     beta: float = 50.0,
@@ -146,6 +161,7 @@ def multi_similarity(
         references,
         labels,
         reference_labels,
+        exclude_self,
         normalize,
         reduction,
         anchor,
@@ -157,6 +173,7 @@ def proxy_nca(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     temperature: float = 1 / 9,
     variant: Literal["plus_plus", "original"] = "plus_plus",
@@ -197,6 +214,7 @@ def proxy_nca(
         references,
         labels,
         reference_labels,
+        exclude_self,
         normalize,
         reduction,
         anchor,
@@ -208,6 +226,7 @@ def proxy_anchor(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     alpha: float = 32.0,
     margin: float = 0.1,
@@ -229,6 +248,7 @@ def proxy_anchor(
         references,
         labels,
         reference_labels,
+        exclude_self,
         normalize,
         reduction,
         anchor,
@@ -289,6 +309,7 @@ def _loss(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None,
+    exclude_self: bool,
     normalize: Normalize,
     reduction: Reduction,
     anchor: Anchor,
@@ -299,13 +320,12 @@ def _loss(
     _one_of("anchor", anchor, ("sample", "proxy"))
     _check_embeddings("anchors", anchors, "[M, D]", 2)
     _check_labels("labels", labels, anchors.shape[0], anchors.device)
-    within_batch = references is None
     if references is None:
         if reference_labels is not None:
             raise ValueError("reference_labels: expected None where references is None, got a tensor")
-        references, reference_labels = anchors, labels
+        references, reference_labels, exclude_self = anchors, labels, True
     else:
-        _check_references(anchors, references, reference_labels)
+        _check_references(anchors, references, reference_labels, exclude_self)
     return similarity_loss(
         anchors,
         references,
@@ -316,11 +336,13 @@ def _loss(
         normalize or "none",
         reduction,
         anchor == "proxy",
-        within_batch,
+        exclude_self,
     )
 
 
-def _check_references(anchors: Tensor, references: Tensor, reference_labels: Tensor | None) -> None:
+def _check_references(
+    anchors: Tensor, references: Tensor, reference_labels: Tensor | None, exclude_self: bool
+) -> None:
     if references.dim() == 3:
         if reference_labels is not None:
             raise ValueError(
@@ -338,6 +360,11 @@ def _check_references(anchors: Tensor, references: Tensor, reference_labels: Ten
     if references.shape[-1] != anchors.shape[-1]:
         raise ValueError(
             f"references: expected last dimension {anchors.shape[-1]}, the anchors', got shape {list(references.shape)}"
+        )
+    if exclude_self and (references.dim() != 2 or references.shape[0] < anchors.shape[0]):
+        raise ValueError(
+            f"references: expected [N, D] with N >= {anchors.shape[0]}, the anchors first, where exclude_self is True, "
+            f"got shape {list(references.shape)}"
         )
     if references.device != anchors.device:
         raise ValueError(

@@ -21,6 +21,7 @@ class Pairs(NamedTuple):
     references: Tensor | None  # [C, K, D], or [N, D] with reference_labels
     labels: Tensor  # [M]
     reference_labels: Tensor | None = None
+    exclude_self: bool = False  # the anchors are the first of the references
 
     def to(self, dtype: torch.dtype) -> Pairs:
         """With other numbers."""
@@ -53,7 +54,7 @@ def emulate(
     """The kernels' result."""
     module = emulator.load(sanitize=sanitize)
     module.set_seed(seed)
-    anchors, references, labels, reference_labels = pairs
+    anchors, references, labels, reference_labels, exclude_self = pairs
     samples = (*_to_numpy(anchors), labels.numpy(), 1)
     if references is None:
         others = samples
@@ -69,7 +70,7 @@ def emulate(
         settings.parameters,
         settings.normalize,
         settings.reduction,
-        references is None,
+        references is None or exclude_self,
         precise,
         multiprocessors,
     )
@@ -92,7 +93,8 @@ def dense(pairs: Pairs, settings: Settings, dtype: torch.dtype) -> Result:
     within = pairs.references is None
     references = anchors if pairs.references is None else pairs.references.detach().clone().requires_grad_()
     reference_labels = pairs.labels if within else pairs.reference_labels
-    value = dense_loss(anchors, references, pairs.labels, reference_labels, *settings, within)
+    exclude_self = within or pairs.exclude_self
+    value = dense_loss(anchors, references, pairs.labels, reference_labels, *settings, exclude_self)
     value.sum().backward()
     assert anchors.grad is not None
     return Result(value.detach().reshape(-1), anchors.grad, None if within else references.grad)

@@ -24,7 +24,7 @@ LOSSES = {
     "lifted_anchor": Settings("lifted_anchor", [1.0], "none", "mean"),
     "negative_lse": Settings("negative_lse", [1.0], "unit", "none"),
 }
-KINDS = ("proxies", "proxies as rows", "labelled", "labelled as rows", "batch")
+KINDS = ("proxies", "proxies as rows", "labelled", "labelled as rows", "batch", "memory", "memory as rows")
 
 
 def make_pairs(kind: str, m: int, n: int, d: int, k: int = 3, seed: int = 0) -> Pairs:
@@ -39,9 +39,10 @@ def make_pairs(kind: str, m: int, n: int, d: int, k: int = 3, seed: int = 0) -> 
     references = torch.randn(n, d, generator=generator) / d**0.5
     # Any 64-bit numbers may be labels, and some classes have no reference.
     names = torch.randint(-(2**62), 2**62, (classes + 3,), generator=generator)
-    return Pairs(
-        anchors, references, names[labels + 3], names[torch.randint(0, classes, (n,), generator=generator)]
-    )
+    labels, others = names[labels + 3], names[torch.randint(0, classes, (n,), generator=generator)]
+    if kind.startswith("memory"):  # the anchors before them, each without its own copy
+        return Pairs(anchors, torch.cat([anchors, references]), labels, torch.cat([labels, others]), True)
+    return Pairs(anchors, references, labels, others)
 
 
 def assert_close(got: Result, pairs: Pairs, settings: Settings, *, slack: float = 1e-6) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 # No number here is a multiple of a vector, a tile or a register block.
 SHAPES = [(1, 1, 1, 1), (13, 7, 3, 5), (70, 29, 3, 33), (67, 41, 2, 130), (3, 77, 1, 257), (131, 5, 2, 17)]
+KINDS = ["proxies", "labelled", "batch", "memory"]
 REDUCTIONS = ["mean", "active_mean", "anchor_mean", "sum", "none"]
 
 
@@ -45,23 +46,29 @@ class Case:
     references: Tensor | None
     labels: Tensor
     reference_labels: Tensor | None
+    exclude_self: bool = False
 
     def to(self, dtype: torch.dtype) -> Case:
         def convert(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.detach().to(dtype).requires_grad_()
 
-        return Case(convert(self.anchors), convert(self.references), self.labels, self.reference_labels)  # type: ignore[arg-type]
+        return replace(self, anchors=convert(self.anchors), references=convert(self.references))
 
     @property
     def leaves(self) -> list[Tensor]:
         return [self.anchors] if self.references is None else [self.anchors, self.references]
 
     def run(self, function: Any, **options: Any) -> Tensor:
-        return function(self.anchors, self.references, self.labels, self.reference_labels, **options)
+        return function(
+            self.anchors, self.references, self.labels, self.reference_labels, self.exclude_self, **options
+        )
 
 
 def sample_inputs(kind: str, shape: tuple[int, int, int, int], seed: int = 0, scale: float = 0.7) -> Case:
-    """kind: "proxies" [C, K, D], "labelled" [C*K, D] or "batch"; the same inputs serve every test."""
+    """The same inputs serve every test.
+
+    kind: "proxies" [C, K, D], "labelled" [C*K, D], "batch", or "memory": [M + C*K, D] with the anchors first.
+    """
     m, c, k, d = shape
     g = torch.Generator().manual_seed(seed)
     anchors = scale * torch.randn(m, d, generator=g, dtype=torch.float64)
@@ -71,8 +78,10 @@ def sample_inputs(kind: str, shape: tuple[int, int, int, int], seed: int = 0, sc
     references = scale * torch.randn(c, k, d, generator=g, dtype=torch.float64)
     if kind == "proxies":
         return Case(anchors, references, labels, None).to(torch.float64)
-    reference_labels = torch.randint(0, c, (c * k,), generator=g)
-    return Case(anchors, references.flatten(0, 1), labels, reference_labels).to(torch.float64)
+    flat, reference_labels = references.flatten(0, 1), torch.randint(0, c, (c * k,), generator=g)
+    if kind == "memory":
+        flat, reference_labels = torch.cat([anchors, flat]), torch.cat([labels, reference_labels])
+    return Case(anchors, flat, labels, reference_labels, kind == "memory").to(torch.float64)
 
 
 def value_and_gradients(case: Case, function: Any, weight: Tensor, **options: Any) -> list[Tensor]:
@@ -87,7 +96,7 @@ def weight_for(case: Case, dense: Any, **options: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("kind", ["proxies", "labelled", "batch"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("anchor", ["sample", "proxy"])
 def test_equals_reference_in_double(loss: str, kind: str, anchor: str) -> None:
     fused, dense = functions(loss)
@@ -147,7 +156,7 @@ def test_mixed_dtypes_keep_each_sides_own(loss: str) -> None:
 
 @given(
     loss=st.sampled_from(sorted(LOSSES)),
-    kind=st.sampled_from(["proxies", "labelled", "batch"]),
+    kind=st.sampled_from(KINDS),
     anchor=st.sampled_from(["sample", "proxy"]),
     reduction=st.sampled_from(REDUCTIONS),
     m=st.integers(0, 80),
@@ -172,6 +181,28 @@ def test_any_shape(
         strict=True,
     ):
         torch.testing.assert_close(o, t, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_the_batch_as_its_own_references_is_the_loss_within_it(loss: str, reduction: str) -> None:
+    fused, _ = functions(loss)
+    case = sample_inputs("batch", (70, 29, 3, 33))
+    own = replace(case, references=case.anchors, reference_labels=case.labels, exclude_self=True)
+    options = {**LOSSES[loss], "reduction": reduction}
+    within, explicit = case.run(fused, **options), own.run(fused, **options)
+    assert torch.equal(within, explicit)
+    for a, b in zip(*(torch.autograd.grad(v.sum(), case.leaves) for v in (within, explicit)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_exclude_self_needs_a_reference_for_each_anchor() -> None:
+    anchors, labels = torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)
+    for function in (F.triplet, reference.triplet):
+        with pytest.raises(ValueError, match=r"^references: expected .*N >= 4.* exclude_self .*\[3, 2\]"):
+            function(anchors, anchors[:3], labels, labels[:3], True)
+        with pytest.raises(ValueError, match=r"^references: expected .* exclude_self .*\[9, 1, 2\]"):
+            function(anchors, torch.zeros(9, 1, 2), labels, None, True)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -226,7 +257,7 @@ def test_large_classes_stream_the_other_side(loss: str) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("kind", ["proxies", "labelled", "batch"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_opcheck(loss: str, kind: str) -> None:
     from ccp_fast.ops.similarity_loss import _backward, _forward
 
@@ -235,7 +266,8 @@ def test_opcheck(loss: str, kind: str) -> None:
     references = case.anchors if case.references is None else case.references
     labels = case.labels if case.references is None else case.reference_labels
     for reduction, proxy_rows in [("mean", False), ("none", True)]:
-        tail = (loss, parameters, "ball", reduction, proxy_rows, kind == "batch", False)
+        exclude_self = kind in ("batch", "memory")
+        tail = (loss, parameters, "ball", reduction, proxy_rows, exclude_self, False)
         inputs = (case.anchors, references, case.labels, labels)
         torch.library.opcheck(_forward, (*inputs, *tail))
         value, *saved = _forward(*inputs, *tail)
@@ -253,7 +285,7 @@ def test_opcheck(loss: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("kind", ["proxies", "labelled", "batch"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradcheck(loss: str, kind: str) -> None:
     fused, _ = functions(loss)
     case = sample_inputs(kind, (7, 5, 2, 3), seed=3)
@@ -262,8 +294,8 @@ def test_gradcheck(loss: str, kind: str) -> None:
 
     def run(*leaves: Tensor) -> Tensor:
         references = None if kind == "batch" else leaves[1]
-        return fused(
-            leaves[0], references, case.labels, case.reference_labels, **LOSSES[loss], reduction=reduction
+        return replace(case, anchors=leaves[0], references=references).run(
+            fused, **LOSSES[loss], reduction=reduction
         )
 
     assert torch.autograd.gradcheck(run, case.leaves)

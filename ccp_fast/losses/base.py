@@ -74,17 +74,20 @@ class MetricLoss(nn.Module):
         labels: Tensor,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
+        exclude_self: bool = False,
     ) -> Tensor:
         """Loss of embeddings [M, D] with labels [M] int64, a scalar unless reduction="none".
 
         The references are ref_emb [N, D] with ref_labels [N] if given, else the proxies if the loss owns them
-        (labels then lie in [0, C)), else the batch itself, each sample paired with all others.
+        (labels then lie in [0, C)), else the batch itself, each sample paired with all others. exclude_self:
+        ref_emb begins with the batch itself, or copies of it, and sample i is not paired with reference i.
         """
         if (ref_emb is None) != (ref_labels is None):
             missing = "ref_emb" if ref_emb is None else "ref_labels"
             raise ValueError(f"ref_emb, ref_labels: expected both or neither, got no {missing}")
         references = self.proxies if ref_emb is None else ref_emb
-        return self.function(embeddings, references, labels, ref_labels, **self.options)
+        own = {"exclude_self": True} if exclude_self else {}  # a function of one's own may do without
+        return self.function(embeddings, references, labels, ref_labels, **own, **self.options)
 
     def pairs(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The same loss within the batch, whether or not the loss owns proxies."""

@@ -50,9 +50,10 @@ def dense_loss(
     function, names, fixed = _REFERENCE[loss]
     return function(
         anchors,
-        None if exclude_self else references,
+        references,
         labels,
-        None if exclude_self else reference_labels,
+        reference_labels,
+        exclude_self,
         **dict(zip(names, parameters, strict=True)),
         **fixed,
         normalize=None if normalize == "none" else normalize,
@@ -159,26 +160,21 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _differentiate_twice(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_loss, anchors, references, labels, reference_labels = ctx.saved_tensors
     *options, _ = ctx.options  # less allow_tf32
-    exclude_self = options[-1]
     with torch.enable_grad():
-        grad_loss = grad_loss.detach().requires_grad_()
-        anchors = anchors.detach().requires_grad_()
-        # Within a batch both arguments are one tensor, and its whole derivative is reported for the anchors.
-        references = anchors if exclude_self else references.detach().requires_grad_()
+        grad_loss, anchors, references = (t.detach().requires_grad_() for t in (grad_loss, anchors, references))
         value = dense_loss(anchors, references, labels, reference_labels, *options)
-        inputs = (anchors,) if exclude_self else (anchors, references)
-        first = torch.autograd.grad(value, inputs, grad_loss, create_graph=True)
-        weighted = [(g * w).sum() for g, w in zip(first, grad_outputs, strict=False) if w is not None]
+        first = torch.autograd.grad(value, (anchors, references), grad_loss, create_graph=True)
+        weighted = [(g * w).sum() for g, w in zip(first, grad_outputs, strict=True) if w is not None]
         if not weighted:
             return (None,) * 17
         product = torch.stack(weighted).sum()
     second = torch.autograd.grad(
         product,
-        (grad_loss, *inputs),
+        (grad_loss, anchors, references),
         allow_unused=True,
         create_graph=torch.is_grad_enabled(),
     )
-    return (*second, *(None,) * (17 - len(second)))
+    return (*second, *(None,) * 14)
 
 
 torch.library.register_autograd("ccp_fast::similarity_loss", _differentiate, setup_context=_save_forward)

@@ -9,6 +9,7 @@ references        None: the anchors themselves, a sample paired with all but its
                   [C, K, D]: K proxies of each of C classes; labels must lie in [0, C)
 labels            [M] int64
 reference_labels  [N] int64, for references of shape [N, D] only
+exclude_self      True: the references [N, D] begin with the anchors themselves; no pair of anchor i and reference i
 normalize         "ball" v/max(1,‖v‖), "unit" v/‖v‖, None; of anchors and references alike
 reduction         "none" one value a row, "sum", "anchor_mean" sum / rows,
                   "mean" and "active_mean" as each loss says
@@ -35,6 +36,7 @@ def contrastive(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     pos_margin: float = 0.0,
     neg_margin: float = 0.5,
@@ -51,7 +53,7 @@ def contrastive(
     active_mean: each sign over its nonzero terms (C2 of arXiv 2209.09060). mean: each over all R·Q entries.
     C1 of that paper is distance="cosine", pos_margin=0, neg_margin=0.5, reduction="anchor_mean".
     """
-    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     if distance == "l2":
         d = pairs.distance()
         parts = _hinges(d - pos_margin, neg_margin - d, pairs.positive, pairs.negative)
@@ -68,6 +70,7 @@ def triplet(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     margin: float = 0.05,
     normalize: Normalize = "ball",
@@ -78,7 +81,7 @@ def triplet(
 
     active_mean: over the triplets above zero. mean: over all triplets.
     """
-    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     return reduce(_triplets(pairs.distance(), pairs.positive, pairs.negative, margin), reduction)
 
 
@@ -87,6 +90,7 @@ def multi_similarity(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     alpha: float = 2.0,
     beta: float = 50.0,
@@ -100,7 +104,7 @@ def multi_similarity(
     Source: arXiv 1904.06627, section 3.3, without the pair mining.
     mean: over the rows. active_mean: each part over the rows that have such a pair.
     """
-    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     s = pairs.similarity()
     pull = _log1p_sum_exp(-alpha * (s - base), pairs.positive) / alpha
     push = _log1p_sum_exp(beta * (s - base), pairs.negative) / beta
@@ -113,6 +117,7 @@ def proxy_nca(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     temperature: float = 1 / 9,
     variant: Literal["plus_plus", "original"] = "plus_plus",
@@ -133,7 +138,7 @@ def proxy_nca(
         proxies = references.flatten(0, 1)
         references = proxies[nearest_reference(anchors, proxies, normalize=normalize).indices]
         reference_labels = labels
-    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     logits = -pairs.squared_distance() / temperature
     return reduce(_neighbourhood(logits, pairs.positive, pairs.negative, variant), reduction)
 
@@ -143,6 +148,7 @@ def proxy_anchor(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     alpha: float = 32.0,
     margin: float = 0.1,
@@ -155,7 +161,7 @@ def proxy_anchor(
     mean: positive part over the rows with positives, negative part over all rows, as in the paper.
     active_mean: each part over the rows that have such a pair.
     """
-    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     s = pairs.similarity()
     pull = _log1p_sum_exp(-alpha * (s - margin), pairs.positive)
     push = _log1p_sum_exp(alpha * (s + margin), pairs.negative)

@@ -63,6 +63,7 @@ def make_pairs(
     references: Tensor | None,  # None, [N, D] or [C, K, D]
     labels: Tensor,  # [M] int64
     reference_labels: Tensor | None,  # [N] int64 where references is [N, D]
+    exclude_self: bool,  # reference i < M is anchor i; so it is where references is None
     normalize: Normalize,
     anchor: Anchor,
 ) -> Pairs:
@@ -89,9 +90,18 @@ def make_pairs(
         wide = torch.promote_types(samples.dtype, targets.dtype)
         samples, targets = samples.to(wide), targets.to(wide)
     same = labels[:, None] == flat_labels
+    positive, negative = same, ~same
+    if exclude_self:
+        if references.dim() != 2 or len(flat) < len(anchors):
+            raise ValueError(
+                f"references: expected [N, D] with N >= {len(anchors)} where exclude_self is True, "
+                f"got shape {list(references.shape)}"
+            )
+        other = ~torch.eye(*same.shape, dtype=torch.bool, device=same.device)
+        positive, negative = positive & other, negative & other
     if anchor == "sample":
-        return Pairs(samples, targets, same, ~same)
-    return Pairs(targets, samples, same.T, ~same.T)
+        return Pairs(samples, targets, positive, negative)
+    return Pairs(targets, samples, positive.T, negative.T)
 
 
 def _flatten(references: Tensor, labels: Tensor, reference_labels: Tensor | None) -> tuple[Tensor, Tensor]:
