@@ -13,10 +13,12 @@ import ccp_fast._library  # noqa: F401  first: without the operators nothing bel
 from ccp_fast import evaluation, functional, losses, reference, samplers
 from ccp_fast._info import __version__, info
 from ccp_fast.ccp import AlternatingProjections, embed_pool
+from ccp_fast.cross_batch_memory import CrossBatchMemory
 from ccp_fast.projection import Projection
 
 __all__ = [
     "AlternatingProjections",
+    "CrossBatchMemory",
     "Projection",
     "__version__",
     "embed_pool",

@@ -161,7 +161,9 @@ def _differentiate_twice(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor
     grad_loss, anchors, references, labels, reference_labels = ctx.saved_tensors
     *options, _ = ctx.options  # less allow_tf32
     with torch.enable_grad():
-        grad_loss, anchors, references = (t.detach().requires_grad_() for t in (grad_loss, anchors, references))
+        grad_loss, anchors, references = (
+            t.detach().requires_grad_() for t in (grad_loss, anchors, references)
+        )
         value = dense_loss(anchors, references, labels, reference_labels, *options)
         first = torch.autograd.grad(value, (anchors, references), grad_loss, create_graph=True)
         weighted = [(g * w).sum() for g, w in zip(first, grad_outputs, strict=True) if w is not None]
