@@ -13,21 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampler_inputs import class_sizes, labels_of
 from torch.utils.data import DataLoader, TensorDataset
 
 from ccp_fast.samplers import ClassPoolSampler, MPerClassSampler
-
-LABELS = [7, -(2**40), 2**24, 2**24 + 1, 0, 3, 2**62, -1, 12]
-
-
-@st.composite
-def class_sizes(draw: st.DrawFn, smallest: int = 1, largest: int = 9) -> list[int]:
-    return draw(st.lists(st.integers(smallest, largest), min_size=1, max_size=len(LABELS)))
-
-
-def labels_of(sizes: list[int], seed: int = 0) -> torch.Tensor:
-    labels = torch.tensor(LABELS[: len(sizes)]).repeat_interleave(torch.tensor(sizes))
-    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
 
 
 @settings(deadline=None)

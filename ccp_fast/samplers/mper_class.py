@@ -79,10 +79,7 @@ class MPerClassSampler(Sampler[list[int]]):
 
     def batch(self, number: int) -> list[int]:
         """Batch ``number``, P·M sample numbers; the position stays."""
-        visits = np.arange(number * self.classes_per_batch, (number + 1) * self.classes_per_batch)
-        visits //= len(self._classes)  # how often each of the classes was visited before: once in every pass
-        dealt = zip(self._class_deck.deal(number).tolist(), visits.tolist(), strict=True)
-        return [int(i) for c, visit in dealt for i in self._samples(c, visit)]
+        return [int(i) for c, visit in self._visits(number) for i in self._samples(c, visit)]
 
     def next_batch(self) -> list[int]:
         """The batch at the current position, which moves on by one."""
@@ -99,11 +96,11 @@ class MPerClassSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         """Batches in an epoch."""
         if self.batches_per_epoch is None:
-            raise TypeError("MPerClassSampler has no length: batches_per_epoch was not given")
+            raise TypeError(f"{type(self).__name__} has no length: batches_per_epoch was not given")
         return self.batches_per_epoch
 
-    def state_dict(self, consumed: int | None = None) -> dict[str, int]:
-        """The state as plain integers; ``consumed``: the number of batches trained on, where drawn ahead."""
+    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
+        """The state, plain integers; ``consumed``: the number of batches trained on, where drawn ahead."""
         position = self.position if consumed is None else at_least("consumed", consumed, 0)
         return {"seed": self.seed, "position": position, **self._identity()}
 
@@ -134,19 +131,32 @@ class MPerClassSampler(Sampler[list[int]]):
         self._class_deck = Deck(len(self._classes), self.classes_per_batch, seed, (_CLASS_ORDER,))
         self._sample_decks: dict[int, Deck] = {}
 
-    def _samples(self, class_number: int, visit: int) -> NDArray[np.int64]:
+    def _visits(self, number: int) -> list[tuple[int, int]]:
+        """The classes of a batch, each with the number of the hand that its deck of samples deals."""
+        visits = np.arange(number * self.classes_per_batch, (number + 1) * self.classes_per_batch)
+        visits //= len(self._classes)  # how often each of the classes was visited before: once in every pass
+        return list(zip(self._class_deck.deal(number).tolist(), visits.tolist(), strict=True))
+
+    def _members(self, class_number: int) -> NDArray[np.int64]:
         start, stop = self._classes.offsets[class_number : class_number + 2]
-        samples = self._classes.samples[start:stop]
-        repeats, rest = divmod(self.samples_per_class, len(samples))
+        return self._classes.samples[start:stop]
+
+    def _samples(self, class_number: int, visit: int) -> NDArray[np.int64]:
+        return self._deal(class_number, self._members(class_number), self.samples_per_class, visit)
+
+    def _deal(
+        self, class_number: int, samples: NDArray[np.int64], count: int, visit: int
+    ) -> NDArray[np.int64]:
+        """`count` of a class's samples: all of them as often as that takes, and for the rest its deck's hand."""
+        repeats, rest = divmod(count, len(samples))
         parts = [samples] * repeats
         if rest:
-            parts.append(samples[self._sample_deck(class_number, len(samples)).deal(visit)])
+            parts.append(samples[self._sample_deck(class_number, len(samples), rest).deal(visit)])
         return np.concatenate(parts)
 
-    def _sample_deck(self, class_number: int, size: int) -> Deck:
+    def _sample_deck(self, class_number: int, size: int, hand: int) -> Deck:
         if class_number not in self._sample_decks:
             if len(self._sample_decks) >= _DECKS:
                 self._sample_decks.clear()
-            deck = Deck(size, self.samples_per_class % size, self.seed, (_SAMPLE_ORDER, class_number))
-            self._sample_decks[class_number] = deck
+            self._sample_decks[class_number] = Deck(size, hand, self.seed, (_SAMPLE_ORDER, class_number))
         return self._sample_decks[class_number]
