@@ -4,13 +4,14 @@
     loss = ccp_fast.functional.contrastive(embeddings, proxies, labels)
 
 `functional` has the fused losses and selections as functions, `losses` the modules that own proxies,
-`AlternatingProjections` the CCP algorithm, `evaluation` and `samplers` what a trainer needs around them.
+`AlternatingProjections` the CCP algorithm, `CrossBatchMemory`, `nn` and the samplers other methods,
+`evaluation` what a trainer needs around them.
 """
 
 from __future__ import annotations
 
 import ccp_fast._library  # noqa: F401  first: without the operators nothing below works
-from ccp_fast import evaluation, functional, losses, reference, samplers
+from ccp_fast import evaluation, functional, losses, nn, reference, samplers
 from ccp_fast._info import __version__, info
 from ccp_fast.ccp import AlternatingProjections, embed_pool
 from ccp_fast.cross_batch_memory import CrossBatchMemory
@@ -26,6 +27,7 @@ __all__ = [
     "functional",
     "info",
     "losses",
+    "nn",
     "reference",
     "samplers",
 ]
