@@ -68,7 +68,10 @@ def test_the_settings_of_a_run_are_printed_as_a_file_that_can_be_read() -> None:
     [
         (["--loss", "c22"], "loss.name: expected 'c1', 'c2', 'triplet'"),
         (["--loss", "c22"], "got 'c22'; did you mean 'c2'?"),
-        (["--method", "cpp"], "method: expected 'plain' or 'ccp', got 'cpp'"),
+        (
+            ["--method", "cpp"],
+            "method: expected 'plain', 'ccp', 'alternating', 'intra-batch' or 'xbm', got 'cpp'",
+        ),
         (["--set", "ccp.lambda=1"], "unknown key 'ccp.lambda'; did you mean 'ccp.lam'?"),
         (["--config", "nowhere.yaml"], "config file nowhere.yaml cannot be read: No such file or directory"),
         (["--config", "."], "config file . cannot be read: Is a directory"),

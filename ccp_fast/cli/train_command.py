@@ -13,10 +13,11 @@ from rich.logging import RichHandler
 
 from ccp_fast.data import DataFileError
 from ccp_fast.training import compare, trainer
-from ccp_fast.training.config import Config, load_config, to_yaml, with_settings
+from ccp_fast.training.config import Config, explained, load_config, with_settings
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.interrupt import Interrupted
+from ccp_fast.training.methods import run_name
 from ccp_fast.training.report import write_comparison_report, write_run_report
 from ccp_fast.training.run_folder import RunFolder, numbered
 
@@ -30,9 +31,19 @@ WRONG_INPUT = 2
 def command(
     loss: Annotated[
         str | None,
-        typer.Option(help="c1, c2 (contrastive), triplet, multi_similarity (ms), proxy_nca, proxy_anchor."),
+        typer.Option(
+            help="c1, c2 (contrastive), triplet, multi_similarity (ms), proxy_nca, proxy_anchor. The proxies of the "
+            "last two learn at 100 times the network's rate: --set optimizer.proxies=same or hundredfold."
+        ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="plain or ccp.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="plain; ccp; alternating (projections onto feasible sets, hard classes); intra-batch (message "
+            "passing, without --loss); xbm (cross-batch memory). Each with its published settings, scaled: "
+            "--show-config."
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, batches and augmentation.")] = None,
     threads: Annotated[
@@ -82,7 +93,7 @@ def command(
         flags = {"loss.name": loss, "method": method, "steps": steps, "seed": seed, "threads": threads}
         base = load_config(config, settings or (), flags)
         if show_config:
-            print(to_yaml(base), end="")
+            print(explained(base), end="")
         elif compare_:
             names = losses.split(",") if losses else [str(base.loss.name)]
             _compare(
@@ -95,7 +106,7 @@ def command(
                 display,
             )
         else:
-            path = out or numbered(RUNS, f"{base.data.name}-{base.loss.name}-{base.method}")
+            path = out or numbered(RUNS, run_name(base))
             _finish(path, trainer.train(base, path, display), display)
     except (UserError, DataFileError) as error:
         print(error, file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,12 +12,14 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.schedule import Schedule
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 
 LossName = Literal["c1", "c2", "triplet", "multi_similarity", "proxy_nca", "proxy_anchor"]
+MethodName = Literal["plain", "ccp", "alternating", "intra-batch", "xbm"]
 LOSS_ALIASES = {"contrastive": "c2", "ms": "multi_similarity"}
 
 
@@ -57,12 +60,17 @@ class BatchConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """Adam."""
+    """Adam, and how fast proxies learn that a loss owns: see `ccp_fast.training.optimizer`."""
 
+    name: Literal["adam", "radam"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    schedule: Literal["constant", "cosine"] = "constant"  # cosine: half a period, from lr to 0 over all steps
+    schedule: Schedule = "constant"  # cosine: half a period, to 0; drop: to a tenth after 3/7 of the steps
     weight_decay: Amount = 0.0  # of the network, not of the proxies
-    proxy_lr_factor: Annotated[float, Field(gt=0)] = 1.0
+    # same: at lr. hundredfold: at 100·lr, and in the first epoch they alone. auto: same with CCP or if
+    # proxy_lr_factor is given, else hundredfold.
+    proxies: Literal["auto", "same", "hundredfold"] = "auto"
+    proxy_lr_factor: Annotated[float, Field(gt=0)] | None = None  # instead of that preset's
+    proxy_warm_up: Amount | None = None  # epochs in which proxies alone learn, instead of that preset's
 
 
 class LossConfig(Section):
@@ -73,7 +81,7 @@ class LossConfig(Section):
 
 
 class CcpConfig(Section):
-    """The algorithm of `ccp_fast.AlternatingProjections`; without effect where method is plain."""
+    """The algorithm of `ccp_fast.AlternatingProjections`; where method is ccp."""
 
     proxies_per_class: Count = 4  # K
     pool_size: Count = 8  # b
@@ -96,6 +104,36 @@ class CcpConfig(Section):
         return self
 
 
+class AlternatingConfig(Section):
+    """Projections onto feasible sets, see `ccp_fast.samplers.RepresentativeSampler`; where method is alternating."""
+
+    lifetime: Count = 50  # steps for which a class keeps its representative, and w_prev stays
+    lam: Amount = 2e-4
+    hard_classes: bool = True  # batches of classes near each other, from the end of the warm start on
+    warm_start: Fraction = 0.25  # share of all steps
+
+
+class IntraBatchConfig(Section):
+    """Message passing, see `ccp_fast.nn.IntraBatchLoss`; where method is intra-batch."""
+
+    heads: Count = 2
+    layers: Count = 1
+    temperature: Annotated[float, Field(gt=0)] = 0.2
+    smoothing: Fraction = 0.1
+    dropout: Fraction = 0.1
+    attention_dropout: Fraction = 0.1
+
+
+class XbmConfig(Section):
+    """`ccp_fast.CrossBatchMemory`; where method is xbm."""
+
+    size: Count = 4096
+    warm_up: Fraction = 0.1  # share of all steps
+    pair_weight: Amount = 1.0
+    memory_weight: Amount = 1.0
+    include_batch: bool = True
+
+
 class EvaluationConfig(Section):
     """Retrieval on the validation classes picks the step that is reported on the test classes."""
 
@@ -107,7 +145,7 @@ class Config(Section):
     """A whole run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    method: Literal["plain", "ccp"] = "ccp"
+    method: MethodName = "ccp"
     steps: Count = 4000
     threads: Count | None = None  # None: as many as there are cores. The bits of a result depend on it
     data: DataConfig = DataConfig()
@@ -117,13 +155,22 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     ccp: CcpConfig = CcpConfig()
+    alternating: AlternatingConfig = AlternatingConfig()
+    intra_batch: IntraBatchConfig = IntraBatchConfig()
+    xbm: XbmConfig = XbmConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+
+# What a method's publication has other than the defaults; settings that are given come before it.
+METHOD_SETTINGS: dict[str, dict[str, Any]] = {
+    "intra-batch": {"optimizer.name": "radam", "optimizer.schedule": "drop"},
+}
 
 
 def load_config(
     file: Path | None = None, settings: Iterable[str] = (), flags: Mapping[str, Any] | None = None
 ) -> Config:
-    """Defaults, then a YAML file, then `a.b=c` settings, then flags {"a.b": c}; the last one wins.
+    """Defaults, the method's own, a YAML file, `a.b=c` settings, flags {"a.b": c}; the last one wins.
 
     A flag that is None was not given.
 
@@ -138,7 +185,10 @@ def load_config(
     for key, value in (flags or {}).items():
         if value is not None:
             _put(values, key, value)
-    return make_config(values, "" if file is None else f"{file}: ")
+    preset: dict[str, Any] = {}
+    for key, value in METHOD_SETTINGS.get(str(values.get("method")), {}).items():
+        _put(preset, key, value)
+    return make_config(_merged(preset, values), "" if file is None else f"{file}: ")
 
 
 def make_config(values: Mapping[str, Any], where: str = "") -> Config:
@@ -153,6 +203,17 @@ def to_yaml(config: Config) -> str:
     """The config as a file that `load_config` reads."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
+
+
+def explained(config: Config) -> str:
+    """`to_yaml` with what each section is about."""
+    lines = []
+    for text in to_yaml(config).splitlines():
+        field = Config.model_fields.get(text.partition(":")[0])
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            lines += [f"# {line}" for line in inspect.cleandoc(field.annotation.__doc__ or "").splitlines()]
+        lines.append(text)
+    return "\n".join(lines) + "\n"
 
 
 def with_settings(config: Config, **changes: Any) -> Config:
@@ -204,6 +265,12 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(
             f"{where}: not valid YAML{line} ({getattr(error, 'problem', None) or 'unreadable'})"
         ) from None
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts, where both have a key `over`'s value."""
+    both = {key: _merged(value, over[key]) for key, value in under.items() if isinstance(over.get(key), dict)}
+    return {**under, **over, **both}
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from ccp_fast.training.config import Config
-from ccp_fast.training.objective import title
+from ccp_fast.training.methods import title
 
 _COLUMNS = (  # 78 characters and a star: fits an 80-column terminal
     ("step", 6, "{step:d}"),
@@ -34,9 +34,9 @@ _COLUMNS = (  # 78 characters and a star: fits an 80-column terminal
 class TrainingDisplay:
     """The lines of one run."""
 
-    def __init__(self, console: Console, progress: Progress | None, steps: int) -> None:
-        self._console, self._progress, self._steps = console, progress, steps
-        self._task = progress.add_task("", total=steps) if progress else None
+    def __init__(self, console: Console, progress: Progress | None, config: Config) -> None:
+        self._console, self._progress, self._method = console, progress, config.method
+        self._task = progress.add_task("", total=config.steps) if progress else None
 
     def header(self) -> None:
         """Column titles."""
@@ -51,7 +51,11 @@ class TrainingDisplay:
 
     def row(self, row: Mapping[str, Any], *, is_best: bool) -> None:
         """After every evaluation; a star marks the best step so far."""
-        values = {**row, "phase": phase(row["subproblem"]), "spread": _number(row["proxy_spread"])}
+        values = {
+            **row,
+            "phase": phase(self._method, row["subproblem"]),
+            "spread": _number(row["proxy_spread"]),
+        }
         line = "".join(form.format(**values).rjust(width) for _, width, form in _COLUMNS)
         self._console.print(f"{line} {'*' if is_best else ''}".rstrip(), highlight=False, markup=False)
 
@@ -74,7 +78,7 @@ class Display:
             + (f", going on from step {step}" if step else "")
         )
         if not self.console.is_terminal:
-            shown = TrainingDisplay(self.console, None, config.steps)
+            shown = TrainingDisplay(self.console, None, config)
             shown.header()
             yield shown
             return
@@ -86,15 +90,15 @@ class Display:
             TextColumn("{task.description}"),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
-            shown = TrainingDisplay(self.console, progress, config.steps)
+            shown = TrainingDisplay(self.console, progress, config)
             shown.header()
             yield shown
 
 
-def phase(subproblem: int | None) -> str:
+def phase(method: str, subproblem: int | None) -> str:
     """The phase a row was measured in."""
     if subproblem is None:
-        return "plain"
+        return method
     return "warm start" if subproblem < 0 else f"sub-problem {subproblem}"
 
 

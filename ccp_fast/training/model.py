@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ccp_fast.training.augment import to_float
 from ccp_fast.training.config import ModelConfig
 
 
@@ -33,6 +34,16 @@ class GlyphNet(nn.Module):
         """Embeddings."""
         images = images.contiguous(memory_format=torch.channels_last)
         return cast(Tensor, self.embedding(self.features(images).flatten(1)))
+
+
+@torch.no_grad()
+def embed(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
+    """uint8 images [n, c, h, w] to embeddings [n, dim] in eval mode; afterwards the network is in training mode."""
+    network.eval()
+    try:
+        return torch.cat([network(to_float(part)) for part in torch.split(images, batch_size)])
+    finally:
+        network.train()
 
 
 def _block(channels: int, out: int, *, stride: int = 1, pool: bool = False) -> list[nn.Module]:

@@ -63,20 +63,26 @@ PRESETS = {
 }
 
 
-def title(config: Config) -> str:
-    """Loss and method for headings: "C2 (Euclidean contrastive) with CCP"."""
-    return PRESETS[config.loss.name].title + (" with CCP" if config.method == "ccp" else "")
+def build_loss(
+    config: Config, num_classes: int, *, proxies: bool = False, allow_proxy_losses: bool = True
+) -> MetricLoss:
+    """The loss that is named, with proxies where they are asked for or the loss needs them.
 
-
-def build_loss(config: Config, num_classes: int) -> MetricLoss:
-    """The loss, with proxies where the method or the loss itself needs them; UserError for a bad option."""
+    UserError for a bad option, or a loss that needs proxies where none are allowed.
+    """
     preset = PRESETS[config.loss.name]
+    if preset.needs_proxies and not allow_proxy_losses:
+        fit = ", ".join(name for name, other in PRESETS.items() if not other.needs_proxies)
+        raise UserError(
+            f"loss.name: expected a loss between samples ({fit}) with method {config.method!r}, "
+            f"got {config.loss.name!r}"
+        )
     for name in config.loss.options:
         if name not in preset.options:
             hint = nearest(name, preset.options) or f"; {config.loss.name} has {', '.join(preset.options)}"
             raise UserError(f"unknown key 'loss.options.{name}'{hint}")
     arguments: dict[str, Any] = {**preset.options, **config.loss.options}
-    if config.method == "ccp":
+    if proxies:
         arguments |= {"num_classes": num_classes, "dim": config.model.dim}
         arguments["proxies_per_class"] = config.ccp.proxies_per_class
     elif preset.needs_proxies:

@@ -113,26 +113,25 @@ class Trainer:
         with self.learner.clock("evaluation"):
             val = self._retrieval(self.splits.val, MONITORED)
             seen = self._retrieval(self.seen_train, ("map_at_r",))
-        ccp = self.learner.ccp
+        method = self.learner.method
         row = {
             "step": self.learner.step,
-            "subproblem": None if ccp is None else ccp.subproblem,
+            "subproblem": method.subproblem,
             "lr": self.learner.optimizer.param_groups[0]["lr"],
             "loss": self.loss_sum / self.loss_count,
             "train_map_at_r": seen["map_at_r"],
             **{f"val_{name}": val[name] for name in MONITORED},
-            "proxy_spread": self.learner.proxy_spread,
+            "proxy_spread": method.proxy_spread,
             "seconds": round(self.learner.clock.total, 3),
         }
         if row["val_map_at_r"] > self.best_metric:
             self.best_step, self.best_metric = self.learner.step, row["val_map_at_r"]
-        if ccp is not None:
-            ccp.update(row["val_map_at_r"])
+        method.after_evaluation(row["val_map_at_r"])
         self.loss_sum, self.loss_count = 0.0, 0
         return row
 
     def _log_subproblems(self, scalars: Scalars) -> None:
-        for record in self.learner.subproblems[len(self.subproblems.rows) :]:
+        for record in self.learner.method.subproblems[len(self.subproblems.rows) :]:
             row = {"step": record.step, **asdict(record)}
             self.subproblems.append(row)
             scalars.write(row, "subproblem")
@@ -177,6 +176,4 @@ class Trainer:
     def _retrieval(self, images: ImageSet, metrics: tuple[str, ...]) -> dict[str, float]:
         """With distances between vectors as the loss sees them."""
         embeddings = self.learner.embed(images.images)
-        return retrieval(
-            embeddings, images.labels, metrics=metrics, normalize=self.learner.criterion.normalize
-        )
+        return retrieval(embeddings, images.labels, metrics=metrics, normalize=self.learner.method.normalize)

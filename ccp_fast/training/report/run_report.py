@@ -11,8 +11,8 @@ from ccp_fast.training.data import TrainingData, load_splits
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.learner import Learner
+from ccp_fast.training.methods import title
 from ccp_fast.training.metrics import read_rows
-from ccp_fast.training.objective import title
 from ccp_fast.training.report import figures
 from ccp_fast.training.report.gallery import make_gallery
 from ccp_fast.training.report.map import GLYPH, HEIGHT, WIDTH, make_map
@@ -26,7 +26,7 @@ _PHASE_TITLES = {
     "backward": "backward, of network and loss",
     "projection": "projection",
     "optimizer": "optimizer",
-    "reinitialisation": "choosing proxies",
+    "reinitialisation": "choosing proxies or classes",
     "evaluation": "evaluation",
 }
 
@@ -76,7 +76,7 @@ def write_run_report(run: RunFolder) -> Path:
         },
         per_class=int(splits.test.labels.bincount().max()),
         curves=[curve for curve in curves if curve],
-        gallery=make_gallery(embeddings, splits.test, learner.criterion.normalize),
+        gallery=make_gallery(embeddings, splits.test, learner.method.normalize),
         marks=make_map(embeddings, splits.test),
         map_size=(WIDTH, HEIGHT, GLYPH),
         shares=_shares(summary["seconds"]),

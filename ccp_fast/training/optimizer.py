@@ -1,0 +1,77 @@
+"""The optimizer: which parameters learn at which rate, and when."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ccp_fast.training.config import Config
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.schedule import rate_factor
+
+
+class ProxyRate(NamedTuple):
+    """How proxies that a loss owns learn."""
+
+    factor: float  # times the network's rate
+    warm_up: float  # epochs at the start in which they alone learn
+
+
+# "same": CCP, whose proxies are embeddings. "hundredfold": the published settings of Proxy-Anchor, ProxyNCA++ and
+# SoftTriple, whose proxies start as noise and have a gradient only where the batch has their class.
+PROXY_RATES = {"same": ProxyRate(1.0, 0.0), "hundredfold": ProxyRate(100.0, 1.0)}
+
+
+class Optimization:
+    """Adam or RAdam over the network and what trains beside it; proxies have a group of their own."""
+
+    def __init__(self, config: Config, network: nn.Module, criterion: nn.Module, images: int) -> None:
+        self._config, self._network = config, network
+        proxies = [p for name, p in criterion.named_parameters() if name == "proxies"]
+        heads = [p for name, p in criterion.named_parameters() if name != "proxies"]
+        rate = proxy_rate(config) if proxies else ProxyRate(1.0, 0.0)
+        steps_per_epoch = images / (config.batch.classes * config.batch.samples)
+        self.warm_up = math.ceil(rate.warm_up * steps_per_epoch)  # steps
+        c = config.optimizer
+        groups = [
+            {"params": [*network.parameters(), *heads], "lr": c.lr, "weight_decay": c.weight_decay},
+            {"params": proxies, "lr": c.lr * rate.factor, "weight_decay": 0.0},
+        ]
+        groups = [{**group, "base_lr": group["lr"]} for group in groups if group["params"]]
+        self.optimizer: Optimizer = (
+            torch.optim.RAdam(groups) if c.name == "radam" else torch.optim.Adam(groups, fused=True)
+        )
+
+    def before_step(self, step: int) -> None:
+        """Set the rates of a step; in the warm-up the network's weights stand still."""
+        self._network.requires_grad_(step >= self.warm_up)
+        factor = rate_factor(self._config.optimizer.schedule, step, self._config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+
+    def step(self) -> None:
+        """Use the gradients, and clear them."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def proxy_rate(config: Config) -> ProxyRate:
+    """The preset of the settings, less what they set themselves; UserError for a warm-up that cannot be."""
+    c = config.optimizer
+    name = c.proxies
+    if name == "auto":
+        name = "same" if config.method == "ccp" or c.proxy_lr_factor is not None else "hundredfold"
+    preset = PROXY_RATES[name]
+    rate = ProxyRate(
+        preset.factor if c.proxy_lr_factor is None else c.proxy_lr_factor,
+        preset.warm_up if c.proxy_warm_up is None else c.proxy_warm_up,
+    )
+    if rate.warm_up and config.method == "ccp":
+        raise UserError(
+            f"optimizer.proxy_warm_up: expected 0 with CCP, whose proxies come later, got {rate.warm_up:g}"
+        )
+    return rate

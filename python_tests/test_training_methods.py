@@ -1,0 +1,275 @@
+"""The trainer's methods: what each minimises, and that a run of any goes on to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_training
+import torch
+from test_training import QUIET, assert_same_results, check_page
+
+pytest.importorskip("safetensors")
+
+from ccp_fast.nn import IntraBatchLoss
+from ccp_fast.reference.pairs import normalise
+from ccp_fast.training import data, trainer
+from ccp_fast.training.config import METHOD_SETTINGS, Config, load_config, to_yaml
+from ccp_fast.training.data import TrainingData
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.learner import Learner
+from ccp_fast.training.methods import METHODS, run_name, title
+from ccp_fast.training.methods.alternating import Alternating
+from ccp_fast.training.methods.xbm import Xbm
+from ccp_fast.training.model import embed
+from ccp_fast.training.report import write_run_report
+from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.schedule import rate_factor
+
+PAIR_LOSSES = ["c1", "c2", "triplet", "multi_similarity"]
+PROXY_LOSSES = ["proxy_nca", "proxy_anchor"]
+NO_WARM_UP = "optimizer.proxy_warm_up=0"
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(data, "glyphs", tiny_training.images)
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(mode)
+
+
+def learner(*settings: str) -> Learner:
+    config = tiny_training.config(*settings)
+    return Learner(config, TrainingData(tiny_training.images("train"), config))
+
+
+def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("loss", PAIR_LOSSES + PROXY_LOSSES)
+def test_every_loss_trains_with_every_method_it_fits(loss: str, method: str) -> None:
+    settings = [f"loss.name={loss}", f"method={method}", "optimizer.schedule=cosine", NO_WARM_UP]
+    if loss in PROXY_LOSSES and method in ("alternating", "xbm"):
+        with pytest.raises(
+            UserError, match=rf"loss.name: .*\(c1, c2, .*\) with method '{method}', got '{loss}'"
+        ):
+            learner(*settings)
+        return
+    one = learner(*settings)
+    before = weights(one.model)
+    losses = [one.train_step() for _ in range(12)]
+    assert all(0 < value < float("inf") for value in losses)
+    assert all(not torch.equal(p, before[name]) for name, p in one.model.named_parameters())
+    proxies = getattr(one.criterion, "proxies", None)
+    if method == "ccp":
+        assert proxies is not None
+        assert proxies.shape == (12, 2, 8)
+        assert [record.step for record in one.method.subproblems] == [6, 11]
+    else:
+        assert (proxies is not None) == (loss in PROXY_LOSSES and method == "plain")
+        assert one.method.subproblems == []
+    assert one.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * rate_factor("cosine", 11, 24))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["method=plain"],
+        ["method=plain", "loss.name=proxy_anchor", "optimizer.proxy_warm_up=1.5"],
+        ["method=alternating", "alternating.lifetime=3"],
+        ["method=alternating", "alternating.lifetime=20", "alternating.hard_classes=false"],
+        ["method=intra-batch"],
+        ["method=xbm", "xbm.size=30"],
+    ],
+    ids=" ".join,
+)
+def test_a_crashed_run_of_any_method_goes_on_to_the_same_bits(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CCP's, and a process that is killed: `test_training.py`."""
+    config = tiny_training.config(*settings)
+    trainer.train(config, tmp_path / "unbroken", QUIET)
+    step = Learner.train_step
+
+    def crash(one: Learner) -> float:
+        if one.step == 14:  # between two evaluations
+            raise RuntimeError("power cut")
+        return step(one)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train_step", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            trainer.train(config, tmp_path / "broken", QUIET)
+    torch.manual_seed(99)
+    trainer.resume(tmp_path / "broken", QUIET)
+    assert_same_results(tmp_path / "unbroken", tmp_path / "broken")
+    page = write_run_report(RunFolder.open(tmp_path / "broken")).read_text()
+    check_page(page)
+    assert f"<h1>{title(config)}</h1>" in page
+
+
+def test_titles_and_names() -> None:
+    names = {
+        name: (title(c), run_name(c))
+        for name, c in ((n, load_config(settings=[f"method={n}"])) for n in METHODS)
+    }
+    assert names["plain"] == ("C2 (Euclidean contrastive)", "glyphs-c2-plain")
+    assert names["ccp"] == ("C2 (Euclidean contrastive) with CCP", "glyphs-c2-ccp")
+    assert names["xbm"] == ("C2 (Euclidean contrastive) with a cross-batch memory", "glyphs-c2-xbm")
+    assert names["intra-batch"] == ("Intra-batch connections", "glyphs-intra-batch")
+
+
+def test_published_settings_give_way_to_given_ones(tmp_path: Path) -> None:
+    for method, own in METHOD_SETTINGS.items():
+        config = load_config(flags={"method": method})
+        for key, value in own.items():
+            section, name = key.split(".")
+            assert getattr(getattr(config, section), name) == value
+    file = tmp_path / "a.yaml"
+    file.write_text("method: intra-batch\noptimizer: {lr: 0.5, name: adam}\n")
+    optimizer = load_config(file).optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.schedule) == ("adam", 0.5, "drop")
+    file.write_text(to_yaml(load_config(file)))  # a snapshot has every key
+    assert load_config(file).optimizer == optimizer
+    assert load_config(file, flags={"method": "plain"}).optimizer.schedule == "drop"
+
+
+# Rates
+
+
+def test_proxies_learn_alone_at_first_and_a_hundred_times_faster() -> None:
+    one = learner("method=plain", "loss.name=proxy_anchor", "optimizer.proxy_warm_up=0.5")
+    assert [g["lr"] for g in one.optimizer.param_groups] == pytest.approx([1e-3, 0.1])
+    steps = one.optimization.warm_up
+    assert steps == 5  # half of 72 images in batches of 8, rounded up
+    before, proxies = weights(one.model), weights(one.criterion)["proxies"]
+    for _ in range(steps):
+        one.train_step()
+    assert all(torch.equal(p, before[name]) for name, p in one.model.named_parameters())
+    assert (one.criterion.proxies - proxies).abs().mean() > 0.05
+    one.train_step()
+    assert all(not torch.equal(p, before[name]) for name, p in one.model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "factor", "warm_up"),
+    [
+        ([], 100, 9),
+        (["optimizer.proxies=same"], 1, 0),
+        (["optimizer.proxies=hundredfold"], 100, 9),
+        (["optimizer.proxies=hundredfold", "optimizer.proxy_lr_factor=7"], 7, 9),
+        (["optimizer.proxy_lr_factor=7"], 7, 0),
+        (["optimizer.proxy_warm_up=2"], 100, 18),
+        (["method=ccp"], 1, 0),
+        (["method=ccp", "optimizer.proxy_lr_factor=7"], 7, 0),
+        (["loss.name=c2"], None, 0),
+    ],
+    ids=str,
+)
+def test_presets_of_the_proxies_rate(settings: list[str], factor: float | None, warm_up: int) -> None:
+    one = learner("method=plain", "loss.name=proxy_nca", *settings)
+    rates = [group["lr"] / 1e-3 for group in one.optimizer.param_groups]
+    assert rates == pytest.approx([1] if factor is None else [1, factor])
+    assert one.optimization.warm_up == warm_up
+
+
+@pytest.mark.parametrize("setting", ["optimizer.proxies=hundredfold", "optimizer.proxy_warm_up=1"])
+def test_ccp_has_no_warm_up_of_proxies(setting: str) -> None:
+    with pytest.raises(UserError, match=r"^optimizer.proxy_warm_up: expected 0 with CCP, .* got 1$"):
+        learner("method=ccp", setting)
+    learner("method=ccp", setting, NO_WARM_UP)
+
+
+# What each method does
+
+
+def test_alternating_projects_onto_one_set_after_the_other() -> None:
+    one = learner(
+        "method=alternating", "alternating.lifetime=5", "alternating.lam=0.5", "alternating.warm_start=0.4"
+    )
+    method = one.method
+    assert isinstance(method, Alternating)
+    start = weights(one.model)
+    for _ in range(5):
+        one.train_step()
+        assert method.projection.lam == 0
+    reached = weights(one.model)
+    one.train_step()
+    assert method.projection.lam == 0.5
+    for name, before in method.projection.state_dict().items():
+        if name.startswith("previous."):
+            assert torch.equal(before, reached[name.removeprefix("previous.")])
+            assert not torch.equal(before, start[name.removeprefix("previous.")])
+    assert method.sampler.state_dict()["class_vectors"] is None  # step 10 is the first in which it mines
+    while one.step < 10:
+        one.train_step()
+    images = one.data.images.images[method.sampler.representatives(10)]
+    expected = normalise(embed(one.model, images), method.normalize)
+    one.train_step()
+    assert torch.equal(method.sampler.state_dict()["class_vectors"], expected)
+    assert one.clock.seconds["reinitialisation"] > 0
+    assert one.clock.seconds["projection"] > 0
+
+
+def test_alternating_pairs_samples_with_representatives_alone() -> None:
+    one = learner("method=alternating", "loss.name=c1", "loss.options.neg_margin=0.0")
+    chosen = torch.tensor(one.method.sampler.batch(0))
+    labels = one.data.images.labels[chosen]
+    embeddings = torch.randn(8, 8, requires_grad=True)
+    value = one.method.loss(embeddings, labels)
+    unit = embeddings / embeddings.norm(dim=1, keepdim=True)
+    s = unit[4:] @ unit[:4].T
+    same = labels[4:, None] == labels[:4]
+    expected = (torch.where(same, 1 - s, s.relu()).sum()) / 4
+    torch.testing.assert_close(value, expected)
+
+
+def test_xbm_meets_what_came_before() -> None:
+    one = learner("method=xbm", "xbm.size=20", "xbm.warm_up=0.25")
+    method = one.method
+    assert isinstance(method, Xbm)
+    for step in range(8):
+        assert method.memory.steps == step
+        assert method.memory.fill == min(8 * step, 20)
+        one.train_step()
+    assert method.memory.warm_up == 6
+    images, labels = one.data.batch(8, method.sampler.batch(8))
+    with torch.no_grad():
+        embeddings = one.model(images)
+        in_batch = method.metric_loss.pairs(embeddings, labels)
+        assert method.loss(embeddings, labels) > in_batch
+
+
+def test_intra_batch_trains_its_heads_with_the_network_and_searches_without() -> None:
+    one = learner("method=intra-batch")
+    assert isinstance(one.criterion, IntraBatchLoss)
+    (group,) = one.optimizer.param_groups
+    assert isinstance(one.optimizer, torch.optim.RAdam)
+    assert len(group["params"]) == len(list(one.model.parameters())) + len(list(one.criterion.parameters()))
+    before = weights(one.criterion)
+    for _ in range(7):  # RAdam's first steps are plain momentum
+        one.train_step()
+    moved = {name for name, p in one.criterion.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == before.keys() - {"neck.bias"}
+    images = one.data.images.images[:6]
+    alone = torch.cat([one.embed(image[None]) for image in images])
+    torch.testing.assert_close(one.embed(images), alone)  # of others a sample's embedding knows nothing
+    assert one.method.normalize == "unit"
+
+
+def test_the_sampler_refuses_in_the_words_of_the_settings() -> None:
+    for method in METHODS:
+        with pytest.raises(
+            UserError, match=r"^batch.classes: expected at most 12, the number of classes, got 900$"
+        ):
+            learner(f"method={method}", "batch.classes=900")
+
+
+def test_the_default_is_ccp() -> None:
+    assert Config().method == "ccp"
+    assert set(METHODS) == {"plain", "ccp", "alternating", "intra-batch", "xbm"}
