@@ -157,10 +157,14 @@ class AlternatingProjections:
         self._solution: Weights | None = None  # (w*, p*) of the sub-problem so far
         self._start_subproblem(-1)
 
-    def attach(self, optimizer: Optimizer, proxy_optimizer: Optimizer | None = None) -> None:
+    def attach(
+        self, optimizer: Optimizer, proxy_optimizer: Optimizer | None = None, *, hook: bool = True
+    ) -> None:
         """Add the proximal term to every step of `optimizer`, and count its steps. Once, before the first.
 
         The proxies are in `optimizer` too, or in `proxy_optimizer`. Raises ValueError if they are not.
+        hook: False: steps are counted only, and the term is yours to add with `projection.step_()`: as where
+        `optimizer.step` gets a closure, behind the `backward()` inside.
         """
         if self._proxy_optimizer is not None:
             raise RuntimeError("attach: expected one call, an optimizer is attached already")
@@ -169,7 +173,8 @@ class AlternatingProjections:
             name, holder = "proxy_optimizer", proxy_optimizer
         if not any(p is self.proxies for group in holder.param_groups for p in group["params"]):
             raise ValueError(f"{name}: expected the loss's proxies among its parameters, got none of them")
-        self.projection.attach(optimizer)
+        if hook:
+            self.projection.attach(optimizer)
         optimizer.register_step_post_hook(self._count_step)
         self._proxy_optimizer = holder
 

@@ -53,7 +53,7 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("loss", PAIR_LOSSES + PROXY_LOSSES)
 def test_every_loss_trains_with_every_method_it_fits(loss: str, method: str) -> None:
-    settings = [f"loss.name={loss}", f"method={method}", "optimizer.schedule=cosine", NO_WARM_UP]
+    settings = [f"loss.name={loss}", f"method={method}", "optimizer.schedule=cosine"]
     if loss in PROXY_LOSSES and method in ("alternating", "xbm"):
         with pytest.raises(
             UserError, match=rf"loss.name: .*\(c1, c2, .*\) with method '{method}', got '{loss}'"
@@ -80,7 +80,7 @@ def test_every_loss_trains_with_every_method_it_fits(loss: str, method: str) -> 
     "settings",
     [
         ["method=plain"],
-        ["method=plain", "loss.name=proxy_anchor", "optimizer.proxy_warm_up=1.5"],
+        ["method=plain", "loss.name=proxy_anchor", "optimizer.proxies=hundredfold"],
         ["method=alternating", "alternating.lifetime=3"],
         ["method=alternating", "alternating.lifetime=20", "alternating.hard_classes=false"],
         ["method=intra-batch"],
@@ -143,7 +143,12 @@ def test_published_settings_give_way_to_given_ones(tmp_path: Path) -> None:
 
 
 def test_proxies_learn_alone_at_first_and_a_hundred_times_faster() -> None:
-    one = learner("method=plain", "loss.name=proxy_anchor", "optimizer.proxy_warm_up=0.5")
+    one = learner(
+        "method=plain",
+        "loss.name=proxy_anchor",
+        "optimizer.proxies=hundredfold",
+        "optimizer.proxy_warm_up=0.5",
+    )
     assert [g["lr"] for g in one.optimizer.param_groups] == pytest.approx([1e-3, 0.1])
     steps = one.optimization.warm_up
     assert steps == 5  # half of 72 images in batches of 8, rounded up
@@ -159,12 +164,11 @@ def test_proxies_learn_alone_at_first_and_a_hundred_times_faster() -> None:
 @pytest.mark.parametrize(
     ("settings", "factor", "warm_up"),
     [
-        ([], 100, 9),
-        (["optimizer.proxies=same"], 1, 0),
+        ([], 1, 0),
         (["optimizer.proxies=hundredfold"], 100, 9),
         (["optimizer.proxies=hundredfold", "optimizer.proxy_lr_factor=7"], 7, 9),
         (["optimizer.proxy_lr_factor=7"], 7, 0),
-        (["optimizer.proxy_warm_up=2"], 100, 18),
+        (["optimizer.proxies=hundredfold", "optimizer.proxy_warm_up=2"], 100, 18),
         (["method=ccp"], 1, 0),
         (["method=ccp", "optimizer.proxy_lr_factor=7"], 7, 0),
         (["loss.name=c2"], None, 0),

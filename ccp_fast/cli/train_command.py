@@ -32,8 +32,8 @@ def command(
     loss: Annotated[
         str | None,
         typer.Option(
-            help="c1, c2 (contrastive), triplet, multi_similarity (ms), proxy_nca, proxy_anchor. The proxies of the "
-            "last two learn at 100 times the network's rate: --set optimizer.proxies=same or hundredfold."
+            help="c1, c2 (contrastive), triplet, multi_similarity (ms), proxy_nca, proxy_anchor. For the rate at which "
+            "proxies learn in the last two's publications: --set optimizer.proxies=hundredfold."
         ),
     ] = None,
     method: Annotated[

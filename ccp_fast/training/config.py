@@ -66,9 +66,7 @@ class OptimizerConfig(Section):
     lr: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Schedule = "constant"  # cosine: half a period, to 0; drop: to a tenth after 3/7 of the steps
     weight_decay: Amount = 0.0  # of the network, not of the proxies
-    # same: at lr. hundredfold: at 100·lr, and in the first epoch they alone. auto: same with CCP or if
-    # proxy_lr_factor is given, else hundredfold.
-    proxies: Literal["auto", "same", "hundredfold"] = "auto"
+    proxies: Literal["same", "hundredfold"] = "same"  # at lr; or at 100·lr, and in the first epoch they alone
     proxy_lr_factor: Annotated[float, Field(gt=0)] | None = None  # instead of that preset's
     proxy_warm_up: Amount | None = None  # epochs in which proxies alone learn, instead of that preset's
 
@@ -127,8 +125,8 @@ class IntraBatchConfig(Section):
 class XbmConfig(Section):
     """`ccp_fast.CrossBatchMemory`; where method is xbm."""
 
-    size: Count = 4096
-    warm_up: Fraction = 0.1  # share of all steps
+    size: Count = 6400  # as many as `glyphs` has to train on
+    warm_up: Fraction = 0.5  # share of all steps
     pair_weight: Amount = 1.0
     memory_weight: Amount = 1.0
     include_batch: bool = True

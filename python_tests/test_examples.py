@@ -1,0 +1,43 @@
+"""The examples run, and the Lightning callback does what the loop in CCP's docstring does."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def example(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def test_every_example_has_a_test() -> None:
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == {"own_trainer", "xbm", "lightning_ccp"}
+
+
+@pytest.mark.parametrize(("name", "steps"), [("own_trainer", 40), ("xbm", 100)])
+def test_an_example_learns(name: str, steps: int) -> None:
+    untrained, trained = (example(name).main(steps=n) for n in (0, steps))
+    assert trained > untrained + 0.02  # what comes out of chance is 0.002, out of raw pixels 0.2
+
+
+def needs_lightning() -> Any:
+    return pytest.importorskip("lightning", reason="optional: pip install 'ccp-fast[lightning]'")
+
+
+def test_the_lightning_example_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_lightning()
+    monkeypatch.chdir(tmp_path)
+    best = example("lightning_ccp").main(steps=48)
+    assert best is not None
+    assert 0.1 < best < 1
