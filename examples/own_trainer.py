@@ -21,10 +21,18 @@ def make_network(dim: int = 64) -> nn.Module:
     )
 
 
+@torch.no_grad()
+def map_at_r(network: nn.Module) -> float:
+    """On the test classes."""
+    test = glyphs("test")
+    embeddings = network.eval()(test.images.float() / 255)
+    return retrieval(embeddings, test.labels, metrics=("map_at_r",))["map_at_r"]
+
+
 def main(steps: int = 300) -> float:
     """Train, and return MAP@R on the test classes."""
     torch.manual_seed(0)
-    train, test = glyphs("train"), glyphs("test")
+    train = glyphs("train")
     images, labels = train.images.float() / 255, train.labels
     network = make_network()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -38,10 +46,7 @@ def main(steps: int = 300) -> float:
         loss.backward()
         optimizer.step()
 
-    network.eval()
-    with torch.no_grad():
-        embeddings = network(test.images.float() / 255)
-    return retrieval(embeddings, test.labels, metrics=("map_at_r",))["map_at_r"]
+    return map_at_r(network)
 
 
 if __name__ == "__main__":

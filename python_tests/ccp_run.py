@@ -23,7 +23,7 @@ class Indices(NamedTuple):
 class Run:
     """A small network with BatchNorm and dropout-free layers, its loss, optimizer and algorithm."""
 
-    def __init__(self, seed: int = 0, wrap: bool = False, **options: Any) -> None:
+    def __init__(self, seed: int = 0, wrap: bool = False, hook: bool = True, **options: Any) -> None:
         torch.manual_seed(seed)
         self.model: nn.Module = nn.Sequential(
             nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, DIM)
@@ -33,7 +33,7 @@ class Run:
         self.loss = losses.ContrastiveLoss(num_classes=CLASSES, dim=DIM, proxies_per_class=PER_CLASS)
         self.ccp = AlternatingProjections(self.model, self.loss, **{"pool_size": POOL, "lam": 0.1, **options})
         self.optimizer = torch.optim.Adam([*self.model.parameters(), *self.loss.parameters()], lr=0.01)
-        self.ccp.attach(self.optimizer)
+        self.ccp.attach(self.optimizer, hook=hook)
 
     def embed(self, k: int) -> EmbeddedPool:
         """A new pool each sub-problem, embedded with the live weights."""

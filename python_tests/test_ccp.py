@@ -194,6 +194,27 @@ def test_the_proximal_term_pulls_the_network_and_not_the_proxies() -> None:
         torch.testing.assert_close(tensor, expected)
 
 
+def test_the_proximal_term_by_hand_in_a_closure() -> None:
+    hooked, by_hand = Run(project_every=2), Run(project_every=2, hook=False)
+    for _ in range(6):
+        hooked.step()
+        if by_hand.ccp.due:
+            by_hand.ccp.project(by_hand.embed)
+
+        def closure() -> torch.Tensor:
+            by_hand.optimizer.zero_grad()
+            samples, labels = by_hand.batch(by_hand.ccp.steps)
+            value = by_hand.ccp.loss(by_hand.model(samples), labels)
+            value.backward()
+            by_hand.ccp.projection.step_()
+            return value
+
+        by_hand.optimizer.step(closure)
+    assert by_hand.ccp.projection.lam > 0
+    assert by_hand.ccp.steps == 6
+    assert_same(by_hand.weights(), hooked.weights())
+
+
 def test_reload_best_starts_from_the_best() -> None:
     run = Run(reload_best=True)
     _, best, _ = three_states(run)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_training
 import torch
-from test_training import QUIET, assert_same_results, check_page
+from training_runs import QUIET, assert_same_results, check_page, tiny_data  # noqa: F401
 
 pytest.importorskip("safetensors")
 
 from ccp_fast.nn import IntraBatchLoss
 from ccp_fast.reference.pairs import normalise
-from ccp_fast.training import data, trainer
+from ccp_fast.training import trainer
 from ccp_fast.training.config import METHOD_SETTINGS, Config, load_config, to_yaml
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.errors import UserError
@@ -30,15 +29,6 @@ from ccp_fast.training.schedule import rate_factor
 PAIR_LOSSES = ["c1", "c2", "triplet", "multi_similarity"]
 PROXY_LOSSES = ["proxy_nca", "proxy_anchor"]
 NO_WARM_UP = "optimizer.proxy_warm_up=0"
-
-
-@pytest.fixture(autouse=True)
-def tiny_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(data, "glyphs", tiny_training.images)
-    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode(mode)
 
 
 def learner(*settings: str) -> Learner:

@@ -21,9 +21,9 @@ class ProxyRate(NamedTuple):
     warm_up: float  # epochs at the start in which they alone learn
 
 
-# "same": CCP, whose proxies are embeddings. "hundredfold": Proxy-Anchor, ProxyNCA++ and SoftTriple as published, whose
-# proxies are drawn at random beside a pretrained network that learns at 1e-5 to 1e-4. A network that itself begins at
-# random and learns at 1e-3 does better with "same".
+# "same": CCP, whose proxies are embeddings. "hundredfold": Proxy-Anchor, ProxyNCA++ and SoftTriple as published,
+# whose proxies are drawn at random beside a pretrained network that learns at 1e-5 to 1e-4. Where the network
+# begins at random too and learns at 1e-3, as here, either may be better.
 PROXY_RATES = {"same": ProxyRate(1.0, 0.0), "hundredfold": ProxyRate(100.0, 1.0)}
 
 
