@@ -9,8 +9,8 @@ references         None: the anchors themselves, each paired with all others but
                    [C, K, D]: K proxies of each of C classes, class c owning references[c]
 labels             [M] int64; in [0, C) where the references are proxies
 reference_labels   [N] int64, with references of shape [N, D] only
-exclude_self       True: the first M of the references [N, D] are the anchors themselves, or copies of them; anchor i is
-                   not paired with reference i
+exclude_self       True: the first M of the references [N, D] are the anchors themselves, or copies of them, with their
+                   labels; anchor i is not paired with reference i
 normalize          "unit" v/‖v‖ (zero vectors stay zero), "ball" v/max(1, ‖v‖), None; of both sides, inside the op
 reduction          "none": one value per row; "sum"; "anchor_mean": sum / rows; "mean" and "active_mean": see each loss
 anchor             "sample": the anchors are the rows of the loss; "proxy": the references are the rows and the anchors

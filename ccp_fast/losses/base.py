@@ -80,7 +80,7 @@ class MetricLoss(nn.Module):
 
         The references are ref_emb [N, D] with ref_labels [N] if given, else the proxies if the loss owns them
         (labels then lie in [0, C)), else the batch itself, each sample paired with all others. exclude_self:
-        ref_emb begins with the batch itself, or copies of it, and sample i is not paired with reference i.
+        ref_emb and ref_labels begin with the batch itself, and sample i is not paired with reference i.
         """
         if (ref_emb is None) != (ref_labels is None):
             missing = "ref_emb" if ref_emb is None else "ref_labels"

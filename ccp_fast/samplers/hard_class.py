@@ -31,7 +31,8 @@ class HardClassSampler(RepresentativeSampler):
     `update` classes come in turn, as in `RepresentativeSampler`.
 
     Batch number b is a function of (labels, arguments, seed, b) and the vectors of the last update. The state
-    has these too: a resumed run draws the same batches, to the bit.
+    has these too: a resumed run draws the same batches, to the bit. Batches that a DataLoader with workers drew
+    ahead of an update go by the vectors before it, which no state tells: draw them yourself, or use no workers.
 
     Args:
         labels, classes_per_batch, samples_per_class, batches_per_epoch, seed: see `RepresentativeSampler`.

@@ -84,7 +84,8 @@ class RepresentativeSampler(MPerClassSampler):
         return torch.from_numpy(self._representatives(np.arange(len(self._classes)), number))
 
     def _representatives(self, classes: NDArray[np.int64], number: int) -> NDArray[np.int64]:
-        starts, sizes = self._classes.offsets[classes], np.diff(self._classes.offsets)[classes]
+        starts = self._classes.offsets[classes]
+        sizes = self._classes.offsets[classes + 1] - starts
         places = (self._first[classes] + number // self.lifetime) % sizes
         samples: NDArray[np.int64] = self._classes.samples[starts + places]
         return samples

@@ -49,7 +49,8 @@ class Optimization:
 
     def before_step(self, step: int) -> None:
         """Set the rates of a step; in the warm-up the network's weights stand still."""
-        self._network.requires_grad_(step >= self.warm_up)
+        if self.warm_up:
+            self._network.requires_grad_(step >= self.warm_up)
         factor = rate_factor(self._config.optimizer.schedule, step, self._config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
