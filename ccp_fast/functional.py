@@ -260,6 +260,7 @@ def lifted_structure(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     margin: float = 1.0,
     variant: Literal["pair", "anchor"] = "pair",
@@ -286,6 +287,7 @@ def lifted_structure(
             references,
             labels,
             reference_labels,
+            exclude_self,
             normalize,
             reduction,
             anchor,
@@ -297,7 +299,9 @@ def lifted_structure(
     anchors = anchors.to(
         torch.promote_types(anchors.dtype, torch.float32)
     )  # gradients of two parts, rounded once
-    lse = _loss("negative_lse", [margin], anchors, None, labels, reference_labels, normalize, "none", anchor)
+    lse = _loss(
+        "negative_lse", [margin], anchors, None, labels, reference_labels, False, normalize, "none", anchor
+    )
     value, terms, active = lifted_pairs(normalise(anchors, normalize), labels, lse)
     return reduce(Parts(value, torch.zeros_like(value), Count(active, 0), Count(terms, 0)), reduction)
 

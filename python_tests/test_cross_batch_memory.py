@@ -27,6 +27,7 @@ LOSSES = [
     losses.MultiSimilarityLoss(),
     losses.ProxyNCALoss(7, DIM),
     losses.ProxyAnchorLoss(7, DIM),
+    losses.LiftedStructureLoss(variant="anchor"),
 ]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 

@@ -63,6 +63,14 @@ EQUAL: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
         peers.MultiSimilarityLoss(3, 20, 0.4),
         losses.MultiSimilarityLoss(alpha=3, beta=20, base=0.4),
     ),
+    "LiftedStructureLoss(neg_margin=n, pos_margin=p)": lambda: (
+        peers.LiftedStructureLoss(neg_margin=1.1, pos_margin=0.2),
+        losses.LiftedStructureLoss(margin=1.1 - 0.2, normalize="unit"),
+    ),
+    "GeneralizedLiftedStructureLoss(neg_margin=n)": lambda: (
+        peers.GeneralizedLiftedStructureLoss(neg_margin=1.1),
+        losses.LiftedStructureLoss(margin=1.1, variant="anchor", normalize="unit"),
+    ),
     "ProxyNCALoss(C, D, softmax_scale=s)": lambda: with_proxies(
         peers.ProxyNCALoss(C, D, softmax_scale=5), losses.ProxyNCALoss(C, D, temperature=1 / 5)
     ),
@@ -240,3 +248,12 @@ def test_samplers() -> None:
     resumed = ccp_fast.samplers.MPerClassSampler(labels, 12 // 3, 3)
     resumed.load_state_dict(sampler.state_dict())
     assert resumed.next_batch() == sampler.next_batch()
+
+
+def test_the_margin_of_positives_of_the_generalised_lifted_structure() -> None:
+    x, labels = vectors(8, D), torch.arange(8) // 2
+    peer = peers.GeneralizedLiftedStructureLoss(1.1, 0.2)
+    ours = losses.LiftedStructureLoss(margin=1.1 - 0.2, variant="anchor", normalize="unit")
+    torch.testing.assert_close(ours(x, labels), peer(x, labels), rtol=1e-10, atol=1e-12)
+    labels[-1] = 9  # two anchors without positives
+    assert peer(x, labels) - ours(x, labels) == pytest.approx(2 / 8 * 0.2, abs=1e-9)

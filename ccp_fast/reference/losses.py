@@ -174,6 +174,7 @@ def lifted_structure(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     margin: float = 1.0,
     variant: Literal["pair", "anchor"] = "pair",
@@ -187,7 +188,7 @@ def lifted_structure(
     Sources: arXiv 1511.06452, eq. 4, within the batch; arXiv 1703.07737, eq. 8.
     mean: over the pairs, or the rows. active_mean: over those above zero.
     """
-    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     d = pairs.distance()
     push = _log_sum_exp(margin - d, pairs.negative, empty=-torch.inf if variant == "pair" else 0.0)
     if variant == "pair":
@@ -209,6 +210,7 @@ def negative_lse(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
     *,
     margin: float,
     normalize: Normalize,
@@ -216,7 +218,7 @@ def negative_lse(
     anchor: Anchor,
 ) -> Tensor:
     """log Σ_N e^{margin−d}, −1e30 for a row without negatives: what "pair" of `lifted_structure` needs of them."""
-    pairs = make_pairs(anchors, references, labels, reference_labels, normalize, anchor)
+    pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     value = _log_sum_exp(margin - pairs.distance(), pairs.negative, empty=-1e30)
     rows = Count(0, len(value))
     return reduce(Parts(torch.zeros_like(value), value, rows, rows), reduction)
