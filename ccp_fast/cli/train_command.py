@@ -40,8 +40,7 @@ def command(
         str | None,
         typer.Option(
             help="plain; ccp; alternating (projections onto feasible sets, hard classes); intra-batch (message "
-            "passing, without --loss); xbm (cross-batch memory). Each with its published settings, scaled: "
-            "--show-config."
+            "passing, without --loss); xbm (cross-batch memory). --show-config has the settings of each."
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ccp_fast.training.config import LOSS_ALIASES, METHOD_SETTINGS, Config, nearest, to_yaml, with_settings
+from ccp_fast.training.config import LOSS_ALIASES, Config, nearest, to_yaml, with_settings
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import to_csv
@@ -36,12 +36,6 @@ class Column(NamedTuple):
     as_long_as: str | None = None  # until it has taken as much time as this column
 
 
-def _method(name: str) -> dict[str, Any]:
-    """A method with its published settings."""
-    own = {key.replace(".", "__"): value for key, value in METHOD_SETTINGS.get(name, {}).items()}
-    return {"method": name, **own}
-
-
 COLUMNS = {
     "plain": Column("plain", {"method": "plain"}),
     "proxies": Column(
@@ -51,11 +45,9 @@ COLUMNS = {
     "ccp": Column("full CCP", {"method": "ccp"}),
     "plain-32x4": Column("plain, 32×4, cosine", {"method": "plain", **LARGE_BATCH}),
     "ccp-32x4": Column("full CCP, 32×4, cosine", {"method": "ccp", **LARGE_BATCH}),
-    "alternating": Column("alternating projections", _method("alternating")),
-    "intra-batch": Column(
-        "message passing", _method("intra-batch")
-    ),  # the same for every loss: it has its own
-    "xbm": Column("cross-batch memory", _method("xbm")),
+    "alternating": Column("alternating projections", {"method": "alternating"}),
+    "intra-batch": Column("message passing, its own loss", {"method": "intra-batch"}),
+    "xbm": Column("cross-batch memory", {"method": "xbm"}),
     "plain-time": Column("plain, equal time", {"method": "plain"}, prolongs="plain", as_long_as="ccp"),
 }
 

@@ -105,18 +105,22 @@ class CcpConfig(Section):
 class AlternatingConfig(Section):
     """Projections onto feasible sets, see `ccp_fast.samplers.RepresentativeSampler`; where method is alternating."""
 
-    lifetime: Count = 50  # steps for which a class keeps its representative, and w_prev stays
+    lifetime: Count = 20  # steps for which a class keeps its representative, and w_prev stays
     lam: Amount = 2e-4
     hard_classes: bool = True  # batches of classes near each other, from the end of the warm start on
     warm_start: Fraction = 0.25  # share of all steps
 
 
 class IntraBatchConfig(Section):
-    """Message passing, see `ccp_fast.nn.IntraBatchLoss`; where method is intra-batch."""
+    """Message passing, see `ccp_fast.nn.IntraBatchLoss`; where method is intra-batch.
 
-    heads: Count = 2
+    The settings published for SOP, which has many classes of few images too. Published with them are
+    optimizer.name=radam and optimizer.schedule=drop, for a pretrained network.
+    """
+
+    heads: Count = 8
     layers: Count = 1
-    temperature: Annotated[float, Field(gt=0)] = 0.2
+    temperature: Annotated[float, Field(gt=0)] = 0.605
     smoothing: Fraction = 0.1
     dropout: Fraction = 0.1
     attention_dropout: Fraction = 0.1
@@ -159,16 +163,10 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
-# What a method's publication has other than the defaults; settings that are given come before it.
-METHOD_SETTINGS: dict[str, dict[str, Any]] = {
-    "intra-batch": {"optimizer.name": "radam", "optimizer.schedule": "drop"},
-}
-
-
 def load_config(
     file: Path | None = None, settings: Iterable[str] = (), flags: Mapping[str, Any] | None = None
 ) -> Config:
-    """Defaults, the method's own, a YAML file, `a.b=c` settings, flags {"a.b": c}; the last one wins.
+    """Defaults, then a YAML file, then `a.b=c` settings, then flags {"a.b": c}; the last one wins.
 
     A flag that is None was not given.
 
@@ -183,10 +181,7 @@ def load_config(
     for key, value in (flags or {}).items():
         if value is not None:
             _put(values, key, value)
-    preset: dict[str, Any] = {}
-    for key, value in METHOD_SETTINGS.get(str(values.get("method")), {}).items():
-        _put(preset, key, value)
-    return make_config(_merged(preset, values), "" if file is None else f"{file}: ")
+    return make_config(values, "" if file is None else f"{file}: ")
 
 
 def make_config(values: Mapping[str, Any], where: str = "") -> Config:
@@ -209,7 +204,8 @@ def explained(config: Config) -> str:
     for text in to_yaml(config).splitlines():
         field = Config.model_fields.get(text.partition(":")[0])
         if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            lines += [f"# {line}" for line in inspect.cleandoc(field.annotation.__doc__ or "").splitlines()]
+            about = inspect.cleandoc(field.annotation.__doc__ or "")
+            lines += [f"# {line}".rstrip() for line in about.splitlines()]
         lines.append(text)
     return "\n".join(lines) + "\n"
 
@@ -263,12 +259,6 @@ def _parse(text: str, where: str) -> Any:
         raise UserError(
             f"{where}: not valid YAML{line} ({getattr(error, 'problem', None) or 'unreadable'})"
         ) from None
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts, where both have a key `over`'s value."""
-    both = {key: _merged(value, over[key]) for key, value in under.items() if isinstance(over.get(key), dict)}
-    return {**under, **over, **both}
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
