@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_training
 import torch
+from helpers import assert_same_state
 from training_runs import QUIET, assert_same_results, check_page, tiny_data  # noqa: F401
 
 pytest.importorskip("safetensors")
@@ -141,7 +142,7 @@ def test_proxies_learn_alone_at_first_and_a_hundred_times_faster() -> None:
     [
         ([], 1, 0),
         (["optimizer.proxies=hundredfold"], 100, 9),
-        (["optimizer.proxies=hundredfold", "optimizer.proxy_lr_factor=7"], 7, 9),
+        (["optimizer.proxies=hundredfold", "optimizer.proxy_lr_factor=0.07"], 7, 9),
         (["optimizer.proxy_lr_factor=7"], 7, 0),
         (["optimizer.proxies=hundredfold", "optimizer.proxy_warm_up=2"], 100, 18),
         (["method=ccp"], 1, 0),
@@ -252,3 +253,15 @@ def test_the_sampler_refuses_in_the_words_of_the_settings() -> None:
 def test_the_default_is_ccp() -> None:
     assert Config().method == "ccp"
     assert set(METHODS) == {"plain", "ccp", "alternating", "intra-batch", "xbm"}
+
+
+@pytest.mark.parametrize("method", ["plain", "ccp"])
+def test_a_state_from_before_there_were_methods_loads(method: str) -> None:
+    one, other = learner(f"method={method}"), learner(f"method={method}", "seed=1")
+    for _ in range(8):
+        one.train_step()
+    state = one.state_dict()
+    state["ccp"] = state.pop("method") or None
+    other.load_state_dict(state)
+    assert other.method.subproblem == one.method.subproblem
+    assert_same_state(other.method.state_dict(), one.method.state_dict())

@@ -67,7 +67,7 @@ class OptimizerConfig(Section):
     schedule: Schedule = "constant"  # cosine: half a period, to 0; drop: to a tenth after 3/7 of the steps
     weight_decay: Amount = 0.0  # of the network, not of the proxies
     proxies: Literal["same", "hundredfold"] = "same"  # at lr; or at 100·lr, and in the first epoch they alone
-    proxy_lr_factor: Annotated[float, Field(gt=0)] | None = None  # instead of that preset's
+    proxy_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # times that preset's rate
     proxy_warm_up: Amount | None = None  # epochs in which proxies alone learn, instead of that preset's
 
 

@@ -62,11 +62,11 @@ class Optimization:
 
 
 def proxy_rate(config: Config) -> ProxyRate:
-    """The preset of the settings, less what they set themselves; UserError for a warm-up that cannot be."""
+    """The preset that is named, with what the settings change of it; UserError for a warm-up that cannot be."""
     c = config.optimizer
     preset = PROXY_RATES[c.proxies]
     rate = ProxyRate(
-        preset.factor if c.proxy_lr_factor is None else c.proxy_lr_factor,
+        preset.factor * c.proxy_lr_factor,
         preset.warm_up if c.proxy_warm_up is None else c.proxy_warm_up,
     )
     if rate.warm_up and config.method == "ccp":
