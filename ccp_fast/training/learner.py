@@ -78,7 +78,8 @@ class Learner:
         self.step = state["step"]
         self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        method = state["method"] if "method" in state else state["ccp"] or {}  # so called in older checkpoints
+        # "ccp" in older checkpoints, None where the method was plain.
+        method = state["method"] if "method" in state else state["ccp"] or {}
         self.method.load_state_dict(method)
         torch.set_rng_state(state["torch_rng"])
         self.clock.load_state_dict(state["clock"])
