@@ -201,7 +201,7 @@ def proxy_nca(
     _one_of("variant", variant, ("plus_plus", "original"))
     _one_of("assignment", assignment, ("static", "dynamic"))
     _positive("temperature", temperature)
-    if assignment == "dynamic" and references is not None and references.dim() == 3:
+    if assignment == "dynamic" and references is not None and references.dim() == 3 and not exclude_self:
         proxies = references.flatten(0, 1)
         if len(proxies) == 0 and len(anchors) > 0:
             raise ValueError(f"references: expected a proxy to assign, got shape {list(references.shape)}")

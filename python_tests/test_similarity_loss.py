@@ -203,6 +203,9 @@ def test_exclude_self_needs_a_reference_for_each_anchor() -> None:
             function(anchors, anchors[:3], labels, labels[:3], True)
         with pytest.raises(ValueError, match=r"^references: expected .* exclude_self .*\[9, 1, 2\]"):
             function(anchors, torch.zeros(9, 1, 2), labels, None, True)
+    for function in (F.proxy_nca, reference.proxy_nca):
+        with pytest.raises(ValueError, match=r"^references: expected .* exclude_self .*\[9, 1, 2\]"):
+            function(anchors, torch.zeros(9, 1, 2), labels, None, True, assignment="dynamic")
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -134,7 +134,7 @@ def proxy_nca(
     A row without positives, or without negatives in "original", gives 0.
     mean: over the rows. active_mean: over the rows that do not give that 0.
     """
-    if assignment == "dynamic" and references is not None and references.dim() == 3:
+    if assignment == "dynamic" and references is not None and references.dim() == 3 and not exclude_self:
         proxies = references.flatten(0, 1)
         references = proxies[nearest_reference(anchors, proxies, normalize=normalize).indices]
         reference_labels = labels
