@@ -29,14 +29,16 @@ range (that needs the values).
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ccp_fast.neighbors import NearestReferences, nearest_reference, nearest_references
+from ccp_fast.ops.centre_spread import centre_spread
 from ccp_fast.ops.lifted_pairs import lifted_pairs
-from ccp_fast.ops.similarity_loss import similarity_loss
+from ccp_fast.ops.similarity_loss import MOST_MEMBERS, similarity_loss
 from ccp_fast.projection import projection_grad_
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.reference.reduction import Count, Parts, reduce
@@ -48,12 +50,14 @@ __all__ = [
     "contrastive",
     "farthest_points",
     "lifted_structure",
+    "margin_softmax",
     "multi_similarity",
     "nearest_reference",
     "nearest_references",
     "projection_grad_",
     "proxy_anchor",
     "proxy_nca",
+    "soft_triple",
     "triplet",
 ]
 
@@ -306,6 +310,107 @@ def lifted_structure(
     return reduce(Parts(value, torch.zeros_like(value), Count(active, 0), Count(terms, 0)), reduction)
 
 
+def margin_softmax(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
+    *,
+    scale: float = 64.0,
+    margin: float = 0.5,
+    kind: Literal["none", "cosface", "arcface"] = "none",
+    normalize: Normalize = "unit",
+    reduction: Reduction = "mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """Softmax over classes with a margin on the row's own: −log(e^{scale·t} / (e^{scale·t} + Σ_{c≠own} e^{scale·s_c})).
+
+    s_c is the similarity to class c, with proxies [C, K, D] that to its best sub-centre (the first of several: it alone
+    has a gradient). t is that to the row's own class, made less by the margin; θ being the angle, s = cos θ:
+
+    "none"     t = s: the normalised softmax, of temperature 1/scale, whatever the margin.
+    "cosface"  t = s − margin.
+    "arcface"  t = cos(θ + margin), the margin in radians, at most π/2. Beyond θ + margin = π, s − margin·sin(margin)
+               as in insightface and pytorch-metric-learning, so that it falls with θ all the way. Where |s| is 1 to
+               rounding, θ has no direction to grow in, and t the gradient of s·cos(margin).
+
+    At most 32 proxies per class. Columns that are no proxies are classes by themselves: labelled references (the
+    sampled centres of a large classifier, say), the batch, and the samples under anchor="proxy". Several of the row's
+    own class are summed, as in `proxy_nca`; a row without any adds 0.
+
+    mean: over the rows. active_mean: over the rows that have a positive.
+    Source: Wang et al. 2018 (arXiv 1801.09414), eq. 4; Deng et al. 2019 (arXiv 1801.07698), eq. 3; sub-centres: Deng et
+    al. 2020 (ECCV), eq. 3; "none": Zhai, Wu 2019 (arXiv 1811.12649), eq. 4.
+    """
+    _one_of("kind", kind, ("none", "cosface", "arcface"))
+    _positive("scale", scale)
+    if kind == "arcface" and not 0 <= margin <= math.pi / 2:
+        raise ValueError(f"margin: expected radians from 0 to π/2, got {margin!r}")
+    _check_group(references)
+    return _loss(
+        "margin_softmax_arcface" if kind == "arcface" else "margin_softmax",
+        [scale, 0.0 if kind == "none" else margin],
+        anchors,
+        references,
+        labels,
+        reference_labels,
+        exclude_self,
+        normalize,
+        reduction,
+        anchor,
+    )
+
+
+def soft_triple(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
+    *,
+    scale: float = 20.0,
+    gamma: float = 0.1,
+    margin: float = 0.01,
+    tau: float = 0.2,
+    normalize: Normalize = "unit",
+    reduction: Reduction = "mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """SoftTriple: −log(e^{scale·(S_own − margin)} / (e^{scale·(S_own − margin)} + Σ_{c≠own} e^{scale·S_c})).
+
+    S_c = Σ_k softmax_k(s_ck / gamma)·s_ck is the similarity to the K centres of class c, proxies [C, K, D], K at most
+    32. gamma is a divisor, as in the official code (1/gamma in the paper, where it is a factor).
+
+    To each value is added tau·Σ_{c, k<k'} √(2 − 2·w_ck·w_ck') / (C·K·(K−1)), which draws a class's centres together so
+    that those it does not need coincide: half the mean distance ‖w_ck − w_ck'‖ of centres of length 1, whatever
+    `normalize` says, 0 for K = 1 and with a gradient of 0 where two coincide. Other references have no such term.
+
+    Columns that are no proxies are classes by themselves, as in `margin_softmax`.
+
+    mean: over the rows. active_mean: over the rows that have a positive.
+    Source: Qian et al. 2019 (arXiv 1909.05235), eq. 8 to 10.
+    """
+    _positive("scale", scale)
+    _positive("gamma", gamma)
+    _check_group(references)
+    value = _loss(
+        "soft_triple",
+        [scale, gamma, margin],
+        anchors,
+        references,
+        labels,
+        reference_labels,
+        exclude_self,
+        normalize,
+        reduction,
+        anchor,
+    )
+    if references is None or references.dim() == 2 or tau == 0:
+        return value
+    return value + tau * centre_spread(references)
+
+
 def _loss(
     name: str,
     parameters: list[float],
@@ -373,6 +478,14 @@ def _check_references(
     if references.device != anchors.device:
         raise ValueError(
             f"references: expected on {anchors.device}, the anchors' device, got {references.device}"
+        )
+
+
+def _check_group(references: Tensor | None) -> None:
+    """Of a loss to which the proxies of a class are one."""
+    if isinstance(references, Tensor) and references.dim() == 3 and references.shape[1] > MOST_MEMBERS:
+        raise ValueError(
+            f"references: expected at most {MOST_MEMBERS} proxies per class, got shape {list(references.shape)}"
         )
 
 

@@ -29,11 +29,17 @@ STABLE_TORCH_LIBRARY(ccp_fast, m) {
       "str normalize, str reduction, bool proxy_rows, bool exclude_self, bool allow_tf32, bool need_anchors, "
       "bool need_references) "
       "-> (Tensor grad_anchors, Tensor grad_references)");
+
+  // The regulariser of soft_triple, of proxies [C, K, D].
+  m.def("centre_spread(Tensor proxies) -> Tensor");
+  m.def("centre_spread_backward(Tensor grad, Tensor proxies) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CompositeExplicitAutograd, m) { m.impl("build_info", TORCH_BOX(&ccp::build_info)); }
 
 STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CPU, m) {
+  m.impl("centre_spread", TORCH_BOX(&ccp::centre_spread_cpu));
+  m.impl("centre_spread_backward", TORCH_BOX(&ccp::centre_spread_backward_cpu));
   m.impl("farthest_points", TORCH_BOX(&ccp::farthest_points_cpu));
   m.impl("nearest_references", TORCH_BOX(&ccp::nearest_references_cpu));
   m.impl("projection_grad_", TORCH_BOX(&ccp::projection_grad_cpu_));
@@ -69,6 +75,8 @@ struct NoCudaKernel<Result(Arguments...)> {
 #endif
 
 STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CUDA, m) {
+  m.impl("centre_spread", CCP_CUDA_KERNEL(centre_spread_cuda, centre_spread_cpu));
+  m.impl("centre_spread_backward", CCP_CUDA_KERNEL(centre_spread_backward_cuda, centre_spread_backward_cpu));
   m.impl("farthest_points", CCP_CUDA_KERNEL(farthest_points_cuda, farthest_points_cpu));
   m.impl("nearest_references", CCP_CUDA_KERNEL(nearest_references_cuda, nearest_references_cpu));
   m.impl("projection_grad_", CCP_CUDA_KERNEL(projection_grad_cuda_, projection_grad_cpu_));

@@ -21,7 +21,15 @@ def results() -> dict[str, Tensor]:
     points = torch.randn(M, D, generator=random) * 0.3
     labels = torch.randint(0, C, (M,), generator=random)
     found: dict[str, Tensor] = {}
-    for name in ("contrastive", "multi_similarity", "proxy_nca", "proxy_anchor", "triplet"):
+    for name in (
+        "contrastive",
+        "margin_softmax",
+        "multi_similarity",
+        "proxy_anchor",
+        "proxy_nca",
+        "soft_triple",
+        "triplet",
+    ):
         a, r = points.clone().requires_grad_(), proxies.clone().requires_grad_()
         loss = getattr(ccp_fast.functional, name)(a, r, labels)
         loss.backward()

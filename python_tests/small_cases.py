@@ -46,6 +46,9 @@ LOSSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "proxy_nca_original": ("proxy_nca", {"temperature": 1 / 9, "variant": "original"}, ()),
     "proxy_anchor": ("proxy_anchor", {"alpha": 32.0, "margin": 0.1}, ()),
     "lifted_anchor": ("lifted_structure", {"margin": 1.0, "variant": "anchor"}, ()),
+    "margin_softmax": ("margin_softmax", {"scale": 24.0, "margin": 0.35, "kind": "cosface"}, ()),
+    "margin_softmax_arcface": ("margin_softmax", {"scale": 24.0, "margin": 0.5, "kind": "arcface"}, ()),
+    "soft_triple": ("soft_triple", {"scale": 20.0, "gamma": 0.1, "margin": 0.05}, ()),
 }
 KINDS = ("proxies", "proxies as rows", "labelled", "labelled as rows", "batch")
 # Of the anchors and of the references.

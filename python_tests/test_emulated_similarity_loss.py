@@ -23,6 +23,9 @@ LOSSES = {
     "proxy_anchor": Settings("proxy_anchor", [8.0, 0.1], reduction="mean"),
     "lifted_anchor": Settings("lifted_anchor", [1.0], "none", "mean"),
     "negative_lse": Settings("negative_lse", [1.0], "unit", "none"),
+    "margin_softmax": Settings("margin_softmax", [16.0, 0.35]),
+    "margin_softmax_arcface": Settings("margin_softmax_arcface", [16.0, 0.5]),
+    "soft_triple": Settings("soft_triple", [20.0, 0.1, 0.05]),
 }
 KINDS = ("proxies", "proxies as rows", "labelled", "labelled as rows", "batch", "memory", "memory as rows")
 
@@ -98,9 +101,18 @@ def test_any_number_of_components(d: int) -> None:
     assert_close(emulate(pairs, settings, multiprocessors=3), pairs, settings, slack=3e-6)
 
 
+@pytest.mark.parametrize("k", [1, 5, 11, 16, 17, 31, 32])
+@pytest.mark.parametrize("loss", ["margin_softmax", "soft_triple"])
+def test_groups_of_any_size(loss: str, k: int) -> None:
+    """A warp's 32 columns hold as many whole groups as fit; several tiles of them, and a last one that is not full."""
+    pairs = make_pairs("proxies", 37, 151, 20, k)
+    for processors in (1, 5):
+        assert_close(emulate(pairs, LOSSES[loss], multiprocessors=processors), pairs, LOSSES[loss])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("d", [32, 37])
-@pytest.mark.parametrize("loss", ["contrastive_l2", "proxy_nca", "triplet"])
+@pytest.mark.parametrize("loss", ["contrastive_l2", "proxy_nca", "triplet", "soft_triple"])
 def test_sixteen_bit_embeddings(loss: str, d: int, dtype: torch.dtype) -> None:
     """One tensor-core product is exact for them: the loss is as good as from floats, gradients are rounded once."""
     pairs = make_pairs("proxies", 37, 79, d).to(dtype)
@@ -154,6 +166,7 @@ def test_every_barrier_is_needed() -> None:
         (make_pairs("batch", 70, 150, 40), LOSSES["triplet"], 4),
         (make_pairs("proxies", 150, 150, 70), LOSSES["contrastive_l2"], 1),
         (*close_pairs(), 1),
+        (make_pairs("proxies", 70, 150, 40), LOSSES["soft_triple"], 4),
     ]
 
     def results(seed: int) -> list[Result]:
@@ -176,7 +189,7 @@ def test_every_barrier_is_needed() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e9, 1e19, 1e30])
-@pytest.mark.parametrize("loss", ["contrastive_l2", "multi_similarity", "proxy_nca"])
+@pytest.mark.parametrize("loss", ["contrastive_l2", "multi_similarity", "proxy_nca", "soft_triple"])
 def test_unit_vectors_of_any_length(loss: str, scale: float) -> None:
     """Products of the raw vectors leave float's range; those of the normalised ones do not."""
     pairs = make_pairs("proxies", 20, 70, 40)

@@ -23,6 +23,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "proxy_nca": reference.proxy_nca,
     "proxy_nca_original": lambda *args, **kw: reference.proxy_nca(*args, variant="original", **kw),
     "proxy_anchor": reference.proxy_anchor,
+    "margin_softmax": lambda *args, **kw: reference.margin_softmax(*args, kind="arcface", scale=4.0, **kw),
+    "soft_triple": lambda *args, **kw: reference.soft_triple(*args, scale=4.0, margin=0.2, **kw),
 }
 REDUCTIONS = ["none", "sum", "mean", "active_mean", "anchor_mean"]
 M, C, K, D = 7, 3, 2, 5
@@ -73,12 +75,14 @@ def test_second_derivative(loss: str, layout: str, normalize: str | None) -> Non
 @pytest.mark.parametrize("anchor", ["sample", "proxy"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_class_major_proxies_are_labelled_references(loss: str, anchor: str) -> None:
-    x, proxies = vectors(M, D), vectors(C, K, D, seed=1)
-    labels = torch.arange(C).repeat_interleave(K)
+    # To these the proxies of a class are one, and labelled references are not.
+    k = 1 if loss in ("margin_softmax", "soft_triple") else K
+    x, proxies = vectors(M, D), vectors(C, k, D, seed=1)
+    labels = torch.arange(C).repeat_interleave(k)
     a = LOSSES[loss](x, proxies, LABELS, anchor=anchor, reduction="none")
     b = LOSSES[loss](x, proxies.flatten(0, 1), LABELS, labels, anchor=anchor, reduction="none")
     torch.testing.assert_close(a, b, rtol=0, atol=0)
-    assert a.shape == (M if anchor == "sample" else C * K,)
+    assert a.shape == (M if anchor == "sample" else C * k,)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -24,7 +24,19 @@ LOSSES: dict[str, dict[str, Any]] = {
     "proxy_nca_original": {"temperature": 1 / 9, "variant": "original"},
     "proxy_anchor": {"alpha": 32.0, "margin": 0.1},
     "lifted_anchor": {"margin": 1.0, "variant": "anchor"},
+    "margin_softmax": {"scale": 24.0, "margin": 0.35, "kind": "cosface"},
+    "margin_softmax_arcface": {"scale": 24.0, "margin": 0.5, "kind": "arcface"},
+    "soft_triple": {"scale": 20.0, "gamma": 0.1, "margin": 0.05},
 }
+PUBLIC = [
+    "contrastive",
+    "triplet",
+    "multi_similarity",
+    "proxy_nca",
+    "proxy_anchor",
+    "margin_softmax",
+    "soft_triple",
+]
 # No number here is a multiple of a vector, a tile or a register block.
 SHAPES = [(1, 1, 1, 1), (13, 7, 3, 5), (70, 29, 3, 33), (67, 41, 2, 130), (3, 77, 1, 257), (131, 5, 2, 17)]
 KINDS = ["proxies", "labelled", "batch", "memory"]
@@ -33,8 +45,7 @@ REDUCTIONS = ["mean", "active_mean", "anchor_mean", "sum", "none"]
 
 def functions(loss: str) -> tuple[Any, Any]:
     """The fused function and the dense one."""
-    names = ("contrastive", "triplet", "multi_similarity", "proxy_nca", "proxy_anchor")
-    name = "lifted_structure" if loss == "lifted_anchor" else next(n for n in names if n in loss)
+    name = "lifted_structure" if loss == "lifted_anchor" else next(n for n in PUBLIC if loss.startswith(n))
     return getattr(F, name), getattr(reference, name)
 
 
@@ -326,6 +337,7 @@ def test_compiles_without_a_graph_break(loss: str) -> None:
     def step(anchors: Tensor, references: Tensor, labels: Tensor) -> Tensor:
         return fused(anchors * 2, references, labels, **LOSSES[loss]) + 1
 
+    torch._dynamo.reset()  # it compiles a function anew for so many losses and no more
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     expected = step(*case.leaves, case.labels)
     value = compiled(*case.leaves, case.labels)

@@ -47,6 +47,8 @@ def test_antipodal_sample_keeps_its_loss_and_gradient(dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-7, 1.0, 1e4])
 def test_finite_at_every_size(loss: str, dtype: torch.dtype, size: float) -> None:
     fused, _ = functions(loss)
+    # Of two gradients that PyTorch adds up in half, one may leave its range; test_centre_spread.py has the other one.
+    alone = {"tau": 0.0} if loss == "soft_triple" else {}
     anchors = (size * torch.randn(9, 6)).to(dtype)
     references = (size * torch.randn(4, 2, 6)).to(dtype)
     anchors[0], references[0, 0] = 0, 0
@@ -54,14 +56,15 @@ def test_finite_at_every_size(loss: str, dtype: torch.dtype, size: float) -> Non
     anchors[3] = -references[2, 1]
     labels = torch.tensor([0, 1, 2, 2, 0, 1, 2, 3, 3])
     for options in ({}, {"anchor": "proxy", "reduction": "none"}):
-        results = loss_and_gradients(fused, anchors, references, labels, **LOSSES[loss], **options)
-        truth = loss_and_gradients(
-            fused, anchors.double(), references.double(), labels, **LOSSES[loss], **options
-        )
+        options = {**LOSSES[loss], **options, **alone}
+        results = loss_and_gradients(fused, anchors, references, labels, **options)
+        truth = loss_and_gradients(fused, anchors.double(), references.double(), labels, **options)
         for x, t in zip(results, truth, strict=True):
             assert torch.isfinite(t).all()
             # A unit vector's gradient grows as 1/‖v‖: past half's largest number only infinity is left.
             representable = t.abs() < torch.finfo(x.dtype).max
+            if loss.startswith("margin_softmax"):  # of two centres as near, rounding chooses who gets it
+                representable &= representable.all()
             assert torch.isfinite(x[representable]).all()
 
 
@@ -92,6 +95,8 @@ def test_sharp_exponentials_do_not_overflow(scale: float) -> None:
         "proxy_anchor": {"alpha": scale},
         "multi_similarity": {"alpha": scale, "beta": scale},
         "proxy_nca": {"temperature": 1 / scale},
+        "margin_softmax": {"scale": scale, "kind": "cosface"},
+        "soft_triple": {"scale": scale, "gamma": 1 / scale},
     }.items():
         ours = loss_and_gradients(getattr(F, name), samples, proxies, labels, **options)
         truth = loss_and_gradients(

@@ -14,8 +14,10 @@ from torch import Tensor
 
 import ccp_fast.ops  # noqa: F401
 from ccp_fast import reference
+from ccp_fast.ops._second import differentiate_twice
 
-SAVED_PER_ROW = 2  # kSaved in csrc/losses/loss.h
+SAVED_PER_ROW = 3  # kSaved in csrc/losses/loss.h
+MOST_MEMBERS = 32  # kMostMembers there
 
 _forward = torch.ops.ccp_fast.similarity_loss.default
 _backward = torch.ops.ccp_fast.similarity_loss_backward.default
@@ -31,6 +33,9 @@ _REFERENCE: dict[str, tuple[Callable[..., Tensor], tuple[str, ...], dict[str, An
     "proxy_anchor": (reference.proxy_anchor, ("alpha", "margin"), {}),
     "lifted_anchor": (reference.lifted_structure, ("margin",), {"variant": "anchor"}),
     "negative_lse": (reference.losses.negative_lse, ("margin",), {}),
+    "margin_softmax": (reference.margin_softmax, ("scale", "margin"), {"kind": "cosface"}),
+    "margin_softmax_arcface": (reference.margin_softmax, ("scale", "margin"), {"kind": "arcface"}),
+    "soft_triple": (reference.soft_triple, ("scale", "gamma", "margin"), {"tau": 0.0}),
 }
 
 
@@ -160,22 +165,11 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _differentiate_twice(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
     grad_loss, anchors, references, labels, reference_labels = ctx.saved_tensors
     *options, _ = ctx.options  # less allow_tf32
-    with torch.enable_grad():
-        grad_loss, anchors, references = (
-            t.detach().requires_grad_() for t in (grad_loss, anchors, references)
-        )
-        value = dense_loss(anchors, references, labels, reference_labels, *options)
-        first = torch.autograd.grad(value, (anchors, references), grad_loss, create_graph=True)
-        weighted = [(g * w).sum() for g, w in zip(first, grad_outputs, strict=True) if w is not None]
-        if not weighted:
-            return (None,) * 17
-        product = torch.stack(weighted).sum()
-    second = torch.autograd.grad(
-        product,
-        (grad_loss, anchors, references),
-        allow_unused=True,
-        create_graph=torch.is_grad_enabled(),
-    )
+
+    def dense(anchors: Tensor, references: Tensor) -> Tensor:
+        return dense_loss(anchors, references, labels, reference_labels, *options)
+
+    second = differentiate_twice(dense, (anchors, references), grad_loss, grad_outputs)
     return (*second, *(None,) * 14)
 
 

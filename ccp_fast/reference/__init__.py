@@ -15,11 +15,14 @@ computed in float32, and the result is float32), any device, differentiable twic
 from __future__ import annotations
 
 from ccp_fast.reference.losses import (
+    centre_spread,
     contrastive,
     lifted_structure,
+    margin_softmax,
     multi_similarity,
     proxy_anchor,
     proxy_nca,
+    soft_triple,
     triplet,
 )
 from ccp_fast.reference.neighbors import NearestReferences, nearest_reference, nearest_references
@@ -29,14 +32,17 @@ from ccp_fast.reference.selection import FarthestPoints, farthest_points
 __all__ = [
     "FarthestPoints",
     "NearestReferences",
+    "centre_spread",
     "contrastive",
     "farthest_points",
     "lifted_structure",
+    "margin_softmax",
     "multi_similarity",
     "nearest_reference",
     "nearest_references",
     "projection_grad_",
     "proxy_anchor",
     "proxy_nca",
+    "soft_triple",
     "triplet",
 ]

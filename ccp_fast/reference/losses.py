@@ -20,6 +20,7 @@ All raise ValueError, naming the argument, for a wrong shape, dtype, label or op
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
 from ccp_fast.reference.neighbors import nearest_reference
-from ccp_fast.reference.pairs import Anchor, Normalize, make_pairs
+from ccp_fast.reference.pairs import Anchor, Normalize, Pairs, at_least_float32, make_pairs, norm, normalise
 from ccp_fast.reference.reduction import Count, Parts, Reduction, reduce
 
 
@@ -222,6 +223,101 @@ def negative_lse(
     value = _log_sum_exp(margin - pairs.distance(), pairs.negative, empty=-1e30)
     rows = Count(0, len(value))
     return reduce(Parts(torch.zeros_like(value), value, rows, rows), reduction)
+
+
+def margin_softmax(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
+    *,
+    scale: float = 64.0,
+    margin: float = 0.5,
+    kind: Literal["none", "cosface", "arcface"] = "none",
+    normalize: Normalize = "unit",
+    reduction: Reduction = "mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """Cross-entropy of scale·s_c over classes, s_c that of the class's best proxy; the row's own becomes
+
+    "none"     s
+    "cosface"  s − margin                          (arXiv 1801.09414, eq. 4)
+    "arcface"  cos(θ + margin) where θ + margin <= π, else s − margin·sin(margin)   (arXiv 1801.07698, eq. 3)
+
+    Columns that are no proxies are classes by themselves; several of the row's own are summed, none gives 0.
+    mean: over the rows. active_mean: over the rows that have a positive.
+    """
+    pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
+    s, positive, negative = _by_class(pairs, references, anchor)
+    best = s.gather(2, s.argmax(2, keepdim=True)).squeeze(2)  # the first of several
+    if kind == "none":
+        target = best
+    elif kind == "cosface":
+        target = best - margin
+    elif kind == "arcface":
+        turned = best * math.cos(margin) - _sine(best) * math.sin(margin)
+        target = torch.where(best < -math.cos(margin), best - margin * math.sin(margin), turned)
+    else:
+        raise ValueError(f'kind: expected "none", "cosface" or "arcface", got {kind!r}')
+    logits = scale * torch.where(positive, target, best)
+    return reduce(_neighbourhood(logits, positive, negative, "plus_plus"), reduction)
+
+
+def soft_triple(
+    anchors: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    reference_labels: Tensor | None = None,
+    exclude_self: bool = False,
+    *,
+    scale: float = 20.0,
+    gamma: float = 0.1,
+    margin: float = 0.01,
+    tau: float = 0.2,
+    normalize: Normalize = "unit",
+    reduction: Reduction = "mean",
+    anchor: Anchor = "sample",
+) -> Tensor:
+    """Cross-entropy of scale·(S_c − margin·1_own), S_c = Σ_k softmax_k(s_ck/gamma)·s_ck (arXiv 1909.05235, eq. 8);
+
+    plus tau·Σ_{c, k<k'} ‖w_ck − w_ck'‖ / (C·K·(K−1)) over proxies [C, K, D] of length 1, to each value (eq. 9, 10).
+    Columns that are no proxies are classes by themselves; several of the row's own are summed, none gives 0.
+    mean: over the rows. active_mean: over the rows that have a positive.
+    """
+    pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
+    s, positive, negative = _by_class(pairs, references, anchor)
+    relaxed = (torch.softmax(s / gamma, 2) * s).sum(2)
+    logits = scale * torch.where(positive, relaxed - margin, relaxed)
+    value = reduce(_neighbourhood(logits, positive, negative, "plus_plus"), reduction)
+    if references is None or references.dim() == 2:
+        return value
+    return value + tau * centre_spread(references)
+
+
+def centre_spread(proxies: Tensor) -> Tensor:
+    """Σ_{c, k<k'} ‖w_ck − w_ck'‖ / (C·K·(K−1)) of proxies [C, K, D], each made one of length 1; 0 for K = 1."""
+    classes, centres, _ = proxies.shape
+    w = normalise(at_least_float32(proxies), "unit")
+    distances = norm(w[:, :, None] - w[:, None])  # [C, K, K]: every pair twice
+    return distances.sum() / max(2 * classes * centres * (centres - 1), 1)
+
+
+def _by_class(pairs: Pairs, references: Tensor | None, anchor: Anchor) -> tuple[Tensor, Tensor, Tensor]:
+    """[R, C, K] similarities, [R, C] positive and negative: K > 1 where the columns are proxies."""
+    s = pairs.similarity()
+    classes, size = s.shape[1], 1
+    if references is not None and references.dim() == 3 and anchor == "sample":
+        classes, size, _ = references.shape
+    first = slice(None, None, size)
+    return s.unflatten(1, (classes, size)), pairs.positive[:, first], pairs.negative[:, first]
+
+
+def _sine(cosine: Tensor) -> Tensor:
+    """√(1 − s²), 0 with derivative 0 where |s| >= 1."""
+    squared = 1 - cosine.square()
+    flat = squared <= 0
+    return squared.masked_fill(flat, 1.0).sqrt().masked_fill(flat, 0.0)
 
 
 def _hinges(pull: Tensor, push: Tensor, positive: Tensor, negative: Tensor) -> Parts:

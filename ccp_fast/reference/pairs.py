@@ -72,7 +72,7 @@ def make_pairs(
         raise ValueError(f'anchor: expected "sample" or "proxy", got {anchor!r}')
     _check_vectors("anchors", anchors, 2)
     _check_labels("labels", labels, len(anchors))
-    samples = normalise(_at_least_float32(anchors), normalize)
+    samples = normalise(at_least_float32(anchors), normalize)
     if references is None:
         if reference_labels is not None:
             raise ValueError("reference_labels: expected None where references is None")
@@ -85,7 +85,7 @@ def make_pairs(
         raise ValueError(
             f"references: expected vectors of {anchors.shape[1]} components, got {flat.shape[1]}"
         )
-    targets = normalise(_at_least_float32(flat), normalize)
+    targets = normalise(at_least_float32(flat), normalize)
     if samples.dtype != targets.dtype:  # float64 samples, float32 proxies: the wider of the two
         wide = torch.promote_types(samples.dtype, targets.dtype)
         samples, targets = samples.to(wide), targets.to(wide)
@@ -124,7 +124,8 @@ def _flatten(references: Tensor, labels: Tensor, reference_labels: Tensor | None
     return references, reference_labels
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half types as float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

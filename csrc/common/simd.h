@@ -22,6 +22,17 @@
 namespace ccp {
 namespace CCP_CAPABILITY {
 
+// x, of which the compiler does not know where it comes from.
+template <class V>
+CCP_HD V in_register(V x) {
+#if defined(__x86_64__) && !defined(__CUDACC__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__) && !defined(__CUDACC__)
+  asm("" : "+w"(x));
+#endif
+  return x;
+}
+
 // Plain numbers -------------------------------------------------------------------------------------------------------
 
 CCP_HD float select(bool mask, float a, float b) { return mask ? a : b; }
@@ -94,6 +105,21 @@ CCP_HD Vec<T> broadcast(T x) {
 CCP_HD VecF select(MaskF mask, VecF a, VecF b) { return mask ? a : b; }
 CCP_HD VecD select(MaskD mask, VecD a, VecD b) { return mask ? a : b; }
 #endif  // !__CUDACC__
+
+// a · b rounded for itself, the same number wherever it is computed: compilers fuse a product with a difference that
+// follows, and where one of two such differences is fused and the other is not, what should cancel does not.
+CCP_HD float rounded_product(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return in_register(a * b);
+#endif
+}
+CCP_HD double rounded_product(double a, double b) { return in_register(a * b); }
+#if !defined(__CUDACC__)
+CCP_HD VecF rounded_product(VecF a, float b) { return in_register(a * b); }
+CCP_HD VecD rounded_product(VecD a, double b) { return in_register(a * b); }
+#endif
 
 // max and min keep a NaN in `b`, for numbers and vectors alike.
 template <class V>

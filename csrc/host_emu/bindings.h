@@ -6,6 +6,7 @@
 namespace ccp {
 namespace emu {
 
+void bind_centre_spread(pybind11::module_& m);
 void bind_farthest_points(pybind11::module_& m);
 void bind_nearest_references(pybind11::module_& m);
 void bind_primitives(pybind11::module_& m);

@@ -16,4 +16,5 @@ PYBIND11_MODULE(_emulator, m) {
   ccp::emu::bind_farthest_points(m);
   ccp::emu::bind_nearest_references(m);
   ccp::emu::bind_similarity_loss(m);
+  ccp::emu::bind_centre_spread(m);
 }

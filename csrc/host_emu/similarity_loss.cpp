@@ -38,7 +38,7 @@ cuda::Side side_of(const py::array& items, const std::string& dtype, const std::
                    int64_t group) {
   const Dtype type = dtype_named(dtype);
   if (items.itemsize() != dtype_bytes(type)) throw py::value_error("element size and dtype differ");
-  return {items.data(), type, items.shape(0), labels ? labels->data() : nullptr, group};
+  return {items.data(), type, items.shape(0), labels ? labels->data() : nullptr, group, 0};
 }
 
 // Whole blocks of poison: a kernel that counts on zeros in its scratch memory shows it.

@@ -13,6 +13,7 @@ struct Contrastive {
   static constexpr Metric kMetric = metric;
   static constexpr bool kHinge = true;
   static constexpr bool kUsesPositives = false;
+  static constexpr bool kGrouped = false;
 
   T pos_margin, neg_margin;
   explicit Contrastive(const double* p) : pos_margin(T(p[0])), neg_margin(T(p[1])) {}
@@ -56,8 +57,7 @@ struct Contrastive {
     a.neg_active = a.neg_active + b.neg_active;
   }
 
-  CCP_HD RowParts finalize(const State<T>& s, int64_t columns, T* saved) const {
-    saved[0] = saved[1] = T(0);
+  CCP_HD RowParts finalize(const State<T>& s, int64_t columns, T*) const {
     return {s.pos, s.neg, s.pos_active, s.neg_active, double(columns), double(columns)};
   }
 

@@ -2,42 +2,28 @@
 // the form per pair that goes over negatives; ccp_fast/ops/lifted_pairs.py has the other. d is a distance.
 #pragma once
 
-#include "losses/loss.h"
+#include "losses/pos_neg_lse.h"
 
 namespace ccp {
 namespace CCP_CAPABILITY {
 
 // (log Σ_P e^d + log Σ_N e^{margin - d})₊, a logarithm of an empty sum counting as 0.
 template <class T>
-struct LiftedAnchor {
+struct LiftedAnchor : PosNegLse<T> {
+  template <class V>
+  using State = typename PosNegLse<T>::template State<V>;
   static constexpr Metric kMetric = Metric::kDistance;
   static constexpr bool kHinge = false;
   static constexpr bool kUsesPositives = false;
+  static constexpr bool kGrouped = false;
 
   T margin;
   explicit LiftedAnchor(const double* p) : margin(T(p[0])) {}
 
-  template <class V>
-  struct State {
-    LogSumExp<V, T> pos, neg;
-  };
-  template <class V>
-  CCP_HD void init(State<V>& state) const {
-    state.pos.init();
-    state.neg.init();
-  }
-
   template <class V, class M>
   CCP_HD M update(State<V>& state, V d, M same) const {
-    if (any(same)) state.pos.add(d, same);
-    state.neg.add(margin - d, !same);
+    this->gather(state, d, margin - d, same);
     return d == d;
-  }
-
-  template <class V>
-  CCP_HD void merge(State<V>& a, const State<V>& b) const {
-    a.pos.merge(b.pos);
-    a.neg.merge(b.neg);
   }
 
   // saved: both logarithms; +inf for a row below the hinge, so that every weight computed from it is zero.
@@ -66,6 +52,7 @@ struct NegativeLse {
   static constexpr Metric kMetric = Metric::kDistance;
   static constexpr bool kHinge = false;
   static constexpr bool kUsesPositives = false;
+  static constexpr bool kGrouped = false;
   static constexpr double kEmpty = -1e30;
 
   T margin;

@@ -7,6 +7,7 @@
 //   static constexpr Metric kMetric;        // what x_ij is
 //   static constexpr bool kHinge;           // many pairs have a gradient of exactly zero: worth remembering which
 //   static constexpr bool kUsesPositives;   // reads the distances to the row's positives first (see Positives)
+//   static constexpr bool kGrouped;         // the K columns of a class count as one, see below
 //   explicit Loss(const double* parameters);
 //   template <class V> struct State;        // what a row has gathered; only members of type V
 //   init(State&)                            // nothing gathered yet
@@ -16,6 +17,13 @@
 //   grad(x, same, saved, pos_weight, neg_weight) -> V         // d loss / d x_ij
 //
 // With kUsesPositives, update() and grad() also get the row's positives: an object like Positives below.
+//
+// With kGrouped, x in the above is what a group of columns makes of its own x_k, a similarity, and so is d loss / d x.
+// A group is the K proxies of a class; columns that are no proxies are groups of one each.
+//
+//   template <class V> struct Group;        // a V `value`, and what member_grad() needs besides
+//   group<V>(x) -> Group<V>                 // of x(k), 0 <= k < x.count
+//   member_grad(group, x_k, k) -> V         // d value / d x_k
 #pragma once
 
 #include <cstdint>
@@ -27,8 +35,11 @@ namespace ccp {
 
 enum class Metric : int { kDot, kDistance, kSquaredDistance };
 
-// Numbers per row that forward hands to backward.
-constexpr int kSaved = 2;
+// Numbers per row that forward hands to backward; zero where finalize() writes none.
+constexpr int kSaved = 3;
+
+// Most members of a group. A warp has 32 columns of a tile.
+constexpr int64_t kMostMembers = 32;
 
 namespace CCP_CAPABILITY {
 

@@ -4,9 +4,11 @@
 
 #include "losses/contrastive.h"
 #include "losses/lifted.h"
+#include "losses/margin_softmax.h"
 #include "losses/multi_similarity.h"
 #include "losses/proxy_anchor.h"
 #include "losses/proxy_nca.h"
+#include "losses/soft_triple.h"
 #include "losses/triplet.h"
 
 // X(name, number of parameters, struct over the number type T)
@@ -19,7 +21,10 @@
   X(proxy_nca_original, 1, (ProxyNca<T, false>))            \
   X(proxy_anchor, 2, (ProxyAnchor<T>))                      \
   X(lifted_anchor, 1, (LiftedAnchor<T>))                    \
-  X(negative_lse, 1, (NegativeLse<T>))
+  X(negative_lse, 1, (NegativeLse<T>))                      \
+  X(margin_softmax, 2, (MarginSoftmax<T, false>))           \
+  X(margin_softmax_arcface, 2, (MarginSoftmax<T, true>))    \
+  X(soft_triple, 3, (SoftTriple<T>))
 
 namespace ccp {
 

@@ -13,6 +13,7 @@ struct Triplet {
   static constexpr Metric kMetric = Metric::kDistance;
   static constexpr bool kHinge = true;
   static constexpr bool kUsesPositives = true;
+  static constexpr bool kGrouped = false;
 
   T margin;
   explicit Triplet(const double* p) : margin(T(p[0])) {}
@@ -61,8 +62,7 @@ struct Triplet {
     a.negatives = a.negatives + b.negatives;
   }
 
-  CCP_HD RowParts finalize(const State<T>& s, int64_t, T* saved) const {
-    saved[0] = saved[1] = T(0);
+  CCP_HD RowParts finalize(const State<T>& s, int64_t, T*) const {
     return {s.sum, 0, s.active, 0, double(s.positives) * double(s.negatives), 0};
   }
 

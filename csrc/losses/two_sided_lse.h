@@ -1,32 +1,25 @@
 // Losses of the form  w⁺·log(1 + Σ_P e^{-a⁺(s - b⁺)}) + w⁻·log(1 + Σ_N e^{a⁻(s - b⁻)}).
 #pragma once
 
-#include "losses/loss.h"
+#include "losses/pos_neg_lse.h"
 
 namespace ccp {
 namespace CCP_CAPABILITY {
 
 template <class T>
-struct TwoSidedLse {
+struct TwoSidedLse : PosNegLse<T> {
+  template <class V>
+  using State = typename PosNegLse<T>::template State<V>;
   static constexpr Metric kMetric = Metric::kDot;
   static constexpr bool kHinge = false;
   static constexpr bool kUsesPositives = false;
+  static constexpr bool kGrouped = false;
 
   struct Side {
     T sharpness, base, weight;
   };
   Side pos, neg;
   CCP_HD TwoSidedLse(Side pos, Side neg) : pos(pos), neg(neg) {}
-
-  template <class V>
-  struct State {
-    LogSumExp<V, T> pos, neg;
-  };
-  template <class V>
-  CCP_HD void init(State<V>& state) const {
-    state.pos.init();
-    state.neg.init();
-  }
 
   template <class V>
   CCP_HD V pos_logit(V s) const {
@@ -39,15 +32,8 @@ struct TwoSidedLse {
 
   template <class V, class M>
   CCP_HD M update(State<V>& state, V s, M same) const {
-    if (any(same)) state.pos.add(pos_logit(s), same);
-    state.neg.add(neg_logit(s), !same);
+    this->gather(state, pos_logit(s), neg_logit(s), same);
     return s == s;
-  }
-
-  template <class V>
-  CCP_HD void merge(State<V>& a, const State<V>& b) const {
-    a.pos.merge(b.pos);
-    a.neg.merge(b.neg);
   }
 
   // saved: log(1 + Σ) of each side.

@@ -15,6 +15,11 @@ std::string build_info();
 const char* cuda_architectures();  // "80,90a"; empty without CUDA kernels
 const char* cuda_missing();        // the reason for that, in words
 
+Tensor centre_spread_cpu(const Tensor& proxies);
+Tensor centre_spread_cuda(const Tensor& proxies);
+Tensor centre_spread_backward_cpu(const Tensor& grad, const Tensor& proxies);
+Tensor centre_spread_backward_cuda(const Tensor& grad, const Tensor& proxies);
+
 std::tuple<Tensor, Tensor> farthest_points_cpu(const Tensor& points, const Tensor& offsets,
                                                const std::optional<Tensor>& seeds,
                                                const std::optional<Tensor>& seed_offsets, int64_t k,

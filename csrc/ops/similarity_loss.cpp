@@ -2,11 +2,13 @@
 
 namespace ccp {
 
-LossEntry find_loss(const std::string& name) {
+// Errors name the registered losses; ccp_fast/functional.py never gets here with a wrong one.
+static LossEntry find_loss(const std::string& name) {
   using T = float;
 #define CCP_STRIP(...) __VA_ARGS__
 #define CCP_FIND(loss, count, ...) \
-  if (name == #loss) return {LossId::k_##loss, count, CCP_CAPABILITY::CCP_STRIP __VA_ARGS__ ::kUsesPositives};
+  if (name == #loss)               \
+    return {LossId::k_##loss, count, CCP_STRIP __VA_ARGS__ ::kUsesPositives, CCP_STRIP __VA_ARGS__ ::kGrouped};
   using namespace CCP_CAPABILITY;
   CCP_FOR_EACH_LOSS(CCP_FIND)
 #undef CCP_FIND
@@ -55,6 +57,16 @@ PairShapes check_pairs(const Tensor& anchors, const Tensor& references, const Te
             "references: expected at least ", shapes.samples, ", one for each anchor, where a sample's pair with itself "
             "is left out, got ", shapes.references);
   return shapes;
+}
+
+LossEntry check_loss(const std::string& name, const std::vector<double>& parameters, const PairShapes& shapes,
+                     bool proxy_rows) {
+  const LossEntry entry = find_loss(name);
+  CCP_CHECK(parameters.size() == entry.parameters, "parameters: ", name, " expects ", entry.parameters, ", got ",
+            parameters.size());
+  CCP_CHECK(!entry.grouped || proxy_rows || shapes.proxies_per_class <= kMostMembers, "references: expected at most ",
+            kMostMembers, " proxies per class, got ", shapes.proxies_per_class);
+  return entry;
 }
 
 }  // namespace ccp

@@ -9,13 +9,11 @@
 
 namespace ccp {
 
-// Errors name the registered losses; ccp_fast/functional.py never gets here with a wrong one.
 struct LossEntry {
   LossId id;
   size_t parameters;
-  bool uses_positives;
+  bool uses_positives, grouped;
 };
-LossEntry find_loss(const std::string& name);
 Normalize find_normalize(const std::string& name);
 Reduction find_reduction(const std::string& name);
 
@@ -26,5 +24,9 @@ struct PairShapes {
 };
 PairShapes check_pairs(const Tensor& anchors, const Tensor& references, const Tensor& labels,
                        const std::optional<Tensor>& reference_labels, bool exclude_self);
+
+// The loss by its name, with as many parameters as it has, and groups that fit into a tile.
+LossEntry check_loss(const std::string& name, const std::vector<double>& parameters, const PairShapes& shapes,
+                     bool proxy_rows);
 
 }  // namespace ccp

@@ -15,13 +15,15 @@ class Driver {
   using V = Vec<T>;
   using M = Mask<T>;
   using State = typename Loss::template State<V>;
+  static_assert(!Loss::kGrouped || (Loss::kMetric == Metric::kDot && !Loss::kHinge && !Loss::kUsesPositives),
+                "a group is of similarities, and always whole");
 
   // What grad() needs of each row of a block: the saved numbers, then the weights of the positive and negative part.
   static constexpr int64_t kRowInfo = kSaved + 2;
 
  public:
   explicit Driver(const SimilarityProblem& problem)
-      : p_(problem), loss_(problem.parameters), sweep_(problem, streams_columns(problem)) {}
+      : p_(problem), loss_(problem.parameters), sweep_(problem, streams_columns(problem), Loss::kGrouped) {}
 
   void forward(const SimilarityForward& out) {
     const int64_t streamed = sweep_.streamed_side().count, slices = sweep_.slices(streamed);
@@ -189,8 +191,8 @@ class Driver {
       M row_active = real & ~real;
       State state;  // of this tile alone: sums stay short, so rounding stays small
       loss_.init(state);
-      for (int64_t j = 0; j < visit.columns.count; ++j) {
-        const V x = load(visit.x + j * kTileRows + v * L);
+      for (int64_t j = 0; j < visit.columns.count; j += members()) {
+        const V x = value(visit.x + j * kTileRows + v * L);
         const M same = labels == visit.columns.labels[j];
         const State before = state;
         M touched = update(state, x, same, row);
@@ -215,6 +217,22 @@ class Driver {
         for (int i = 0; i < L; ++i)
           if (row_active[i]) active[visit.rows.panel.ids[v * L + i]] = 1;
     }
+  }
+
+  // The pairs of a vector of rows with the columns of one group.
+  struct Members {
+    const T* cell;
+    int64_t count;
+    V operator()(int64_t k) const { return load(cell + k * kTileRows); }
+  };
+  // Columns that count as one.
+  int64_t members() const { return Loss::kGrouped ? p_.columns.group : 1; }
+
+  V value(const T* cell) const {
+    if constexpr (Loss::kGrouped)
+      return loss_.template group<V>(Members{cell, members()}).value;
+    else
+      return load(cell);
   }
 
   M update(State& state, V x, M same, const Positives<V>& row) const {
@@ -246,7 +264,7 @@ class Driver {
       for (size_t m = 0; m < members; ++m) lane[m] = lanes[m * L + size_t(i % L)];
       RowState state;
       memcpy(&state, lane, sizeof(state));
-      T row_saved[kSaved];
+      T row_saved[kSaved] = {};
       const RowParts parts = loss_.finalize(state, p_.columns.count, row_saved);
       const int64_t row = panel.ids[i];
       for (int k = 0; k < kSaved; ++k) saved[k * p_.rows.count + row] = row_saved[k];
@@ -390,20 +408,43 @@ class Driver {
 
   V pair_gradient(const Visit<T>& visit, V x, M same, const T* info, PositivesTable<T>& positives, int64_t v,
                   int64_t j) const {
-    const V pos_weight = load(info + kSaved * kTileRows), neg_weight = load(info + (kSaved + 1) * kTileRows);
-    if constexpr (Loss::kUsesPositives) {
+    if constexpr (Loss::kGrouped) {
+      return x;  // differentiate_groups has been there
+    } else if constexpr (Loss::kUsesPositives) {
       const int64_t block = table_of(visit);
-      return loss_.grad(x, same, pos_weight, positives.of(block, block, v), positives.ordinal(visit.columns.ids[j]));
+      return loss_.grad(x, same, load(info + kSaved * kTileRows), positives.of(block, block, v),
+                        positives.ordinal(visit.columns.ids[j]));
     } else {
-      V saved[kSaved];
-      for (int k = 0; k < kSaved; ++k) saved[k] = load(info + k * kTileRows);
-      return loss_.grad(x, same, saved, pos_weight, neg_weight);
+      return gradient_of_value(x, same, info);
+    }
+  }
+
+  V gradient_of_value(V x, M same, const T* info) const {
+    V saved[kSaved];
+    for (int k = 0; k < kSaved; ++k) saved[k] = load(info + k * kTileRows);
+    return loss_.grad(x, same, saved, load(info + kSaved * kTileRows), load(info + (kSaved + 1) * kTileRows));
+  }
+
+  // Overwrites the tile x with d loss / d x, group by group.
+  void differentiate_groups(const Visit<T>& visit, const T* info) const {
+    for (int64_t j = 0; j < visit.columns.count; j += members()) {
+      for (int64_t v = 0; v < visit.rows.vectors(); ++v) {
+        T* cell = visit.x + j * kTileRows + v * L;
+        const auto group = loss_.template group<V>(Members{cell, members()});
+        const M same = load_integers<T>(visit.rows.panel.labels + v * L) == visit.columns.labels[j];
+        const V g = gradient_of_value(group.value, same, info + v * L);
+        for (int64_t k = 0; k < members(); ++k) {
+          T* member = cell + k * kTileRows;
+          store(member, g * loss_.member_grad(group, load(member), k));
+        }
+      }
     }
   }
 
   void gradient_tile(const Visit<T>& visit, const T* info, PositivesTable<T>& positives, Gradient& rows,
                      Gradient& columns) {
     compute_tile(Loss::kMetric, visit.rows, visit.columns, p_.dim, visit.x);
+    if constexpr (Loss::kGrouped) differentiate_groups(visit, info);
     int64_t touched[kTileColumns];
     const int64_t count = gradient_coefficients(visit, info, positives, rows, columns, touched);
     if (columns)

@@ -30,31 +30,32 @@ struct Visit {
 template <class T>
 class Sweep {
  public:
-  Sweep(const SimilarityProblem& problem, bool stream_columns)
+  // With whole_groups no group of columns lies in two tiles.
+  Sweep(const SimilarityProblem& problem, bool stream_columns, bool whole_groups)
       : p_(problem),
         stream_columns_(stream_columns),
+        tile_columns_(whole_groups ? kTileColumns / problem.columns.group * problem.columns.group : kTileColumns),
         stride_(ceil_div(larger(problem.dim, 1), kLanes<T>) * kLanes<T>),
-        resident_(ceil_div(resident_side().count, kTileRows) * kTileRows, stride_),
+        resident_(resident_tiles() * kTileRows, stride_),
         transposed_(stream_columns ? ceil_div(problem.rows.count, kTileRows) * kTileRows * problem.dim : 0) {
     static_assert(kTileRows == kTileColumns, "one panel size for both sides");
     p_.parallel_for(resident_tiles(), [&](int64_t t) {
-      const int64_t begin = t * kTileRows, n = smaller(kTileRows, resident_side().count - begin);
-      load_panel(resident_side(), p_.dim, p_.normalize, nullptr, begin, n, kTileRows,
-                 resident_.panel().from(begin, kTileRows));
+      const int64_t size = resident_tile(), begin = t * size, n = smaller(size, resident_side().count - begin);
+      load_panel(resident_side(), p_.dim, p_.normalize, nullptr, begin, n, size, resident_.panel().from(begin, size));
       if (stream_columns_) transpose_rows(resident_rows(t), p_.dim);
     });
   }
 
   bool streams_columns() const { return stream_columns_; }
   int64_t stride() const { return stride_; }
-  int64_t resident_tiles() const { return ceil_div(resident_side().count, kTileRows); }
+  int64_t resident_tiles() const { return ceil_div(resident_side().count, resident_tile()); }
   const EmbeddingSide& streamed_side() const { return stream_columns_ ? p_.columns : p_.rows; }
   const EmbeddingSide& resident_side() const { return stream_columns_ ? p_.rows : p_.columns; }
 
   // More slices than threads, but never so many that the accumulators outgrow the streamed side.
   int64_t slices(int64_t streamed) const {
     const int64_t by_memory = larger(2, 4 * streamed / larger(1, resident_side().count));
-    return larger(1, smaller(smaller(kMostSlices, by_memory), ceil_div(streamed, kTileRows)));
+    return larger(1, smaller(smaller(kMostSlices, by_memory), ceil_div(streamed, streamed_tile())));
   }
 
   RowBlock<T> resident_rows(int64_t tile) const {
@@ -63,21 +64,21 @@ class Sweep {
     return {resident_.panel().from(begin, kTileRows), transposed, smaller(kTileRows, p_.rows.count - begin)};
   }
   Panel<T> resident_columns(int64_t tile) const {
-    const int64_t begin = tile * kTileColumns;
-    return resident_.panel().from(begin, smaller(kTileColumns, p_.columns.count - begin));
+    const int64_t begin = tile * tile_columns_;
+    return resident_.panel().from(begin, smaller(tile_columns_, p_.columns.count - begin));
   }
 
   // Streams items chosen[0..count) (nullptr: all). begin(streamed tile, slice) comes before a streamed tile's visits,
   // end(streamed tile, slice) after them. The streamed tile is a RowBlock or a Panel.
   template <class Begin, class Tile, class End>
   void run(const int64_t* chosen, int64_t count, const Begin& begin, const Tile& tile, const End& end) const {
-    const int64_t slices = this->slices(count), tiles = ceil_div(count, kTileRows);
+    const int64_t slices = this->slices(count), tiles = ceil_div(count, streamed_tile());
     p_.parallel_for(slices, [&](int64_t slice) {
       PanelStorage<T> storage(kTileRows, stride_);
       Buffer<T> transposed(stream_columns_ ? 0 : kTileRows * p_.dim);
       Buffer<T> x(kTileRows * kTileColumns);
       for (int64_t t = tiles * slice / slices; t < tiles * (slice + 1) / slices; ++t) {
-        const int64_t first = t * kTileRows, n = smaller(kTileRows, count - first);
+        const int64_t first = t * streamed_tile(), n = smaller(streamed_tile(), count - first);
         load_panel(streamed_side(), p_.dim, p_.normalize, chosen, first, n, kTileRows, storage.panel());
         const RowBlock<T> block{storage.panel(), transposed, n};
         if (!stream_columns_) transpose_rows(block, p_.dim);
@@ -96,8 +97,13 @@ class Sweep {
   }
 
  private:
+  // Items of a tile of either side.
+  int64_t streamed_tile() const { return stream_columns_ ? tile_columns_ : kTileRows; }
+  int64_t resident_tile() const { return stream_columns_ ? kTileRows : tile_columns_; }
+
   const SimilarityProblem& p_;
   const bool stream_columns_;
+  const int64_t tile_columns_;
   const int64_t stride_;
   PanelStorage<T> resident_;
   Buffer<T> transposed_;

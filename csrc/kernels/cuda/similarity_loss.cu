@@ -19,6 +19,13 @@ Launches launches_of(LossId loss) {
   return {};
 }
 
+// Tiles of the columns are cut so that no group is.
+Problem in_whole_groups(Problem p) {
+  if (launches_of(p.loss).grouped && p.columns.group > 1)
+    p.columns.per_span = kSpan / int(p.columns.group) * int(p.columns.group);
+  return p;
+}
+
 bool columns_are_longer(const Problem& p) { return p.columns.count >= p.rows.count; }
 
 // Items without a gradient are not visited: theirs is zero.
@@ -33,17 +40,21 @@ cudaError_t clear_longer_side(const Problem& p, const Backward& out, cudaStream_
 
 bool uses_positives(LossId loss) { return launches_of(loss).uses_positives; }
 
-size_t forward_workspace_bytes(const Problem& p) { return plan_forward(p, launches_of(p.loss).members, nullptr).bytes; }
-
-size_t backward_workspace_bytes(const Problem& p, const Backward& out) {
-  return plan_backward(p, out, launches_of(p.loss).hinge, nullptr).bytes;
+size_t forward_workspace_bytes(const Problem& problem) {
+  return plan_forward(in_whole_groups(problem), launches_of(problem.loss).members, nullptr).bytes;
 }
 
-cudaError_t similarity_loss_forward(const Problem& p, const Forward& out, void* workspace, cudaStream_t stream) {
-  return launches_of(p.loss).forward(p, out, workspace, stream);
+size_t backward_workspace_bytes(const Problem& problem, const Backward& out) {
+  return plan_backward(in_whole_groups(problem), out, launches_of(problem.loss).hinge, nullptr).bytes;
 }
 
-cudaError_t similarity_loss_backward(const Problem& p, const Backward& out, void* workspace, cudaStream_t stream) {
+cudaError_t similarity_loss_forward(const Problem& problem, const Forward& out, void* workspace, cudaStream_t stream) {
+  return launches_of(problem.loss).forward(in_whole_groups(problem), out, workspace, stream);
+}
+
+cudaError_t similarity_loss_backward(const Problem& problem, const Backward& out, void* workspace,
+                                     cudaStream_t stream) {
+  const Problem p = in_whole_groups(problem);
   const Launches loss = launches_of(p.loss);
   const BackwardPlan plan = plan_backward(p, out, loss.hinge, workspace);
   cudaError_t error = cudaSuccess;

@@ -23,7 +23,8 @@ struct Side {
   Dtype dtype;
   int64_t count;
   const int64_t* labels;  // [count]; nullptr: index / group
-  int64_t group;          // proxies per class, where the labels are implied
+  int64_t group;          // proxies per class, where the labels are implied; otherwise 1
+  int per_span;           // items in a warp's part of a tile so that groups stay whole; 0: all that fit
 };
 
 // For losses that use positives: which columns are a row's own class's, and their distances.

@@ -20,9 +20,7 @@ class CpuProblem {
         anchors_(torch::stable::contiguous(anchors)),
         references_(torch::stable::contiguous(references)),
         parameters_(parameters) {
-    const LossEntry entry = find_loss(loss);
-    CCP_CHECK(parameters.size() == entry.parameters, "parameters: ", loss, " expects ", entry.parameters, ", got ",
-              parameters.size());
+    const LossEntry entry = check_loss(loss, parameters, shapes_, proxy_rows);
     const EmbeddingSide samples{anchors_.const_data_ptr(), dtype_of(anchors, "anchors"), shapes_.samples, nullptr, 1};
     const EmbeddingSide others{references_.const_data_ptr(), dtype_of(references, "references"), shapes_.references,
                                nullptr, 1};

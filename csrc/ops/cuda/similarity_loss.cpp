@@ -21,14 +21,12 @@ class CudaProblem {
         parameters_(parameters),
         stream(current_stream(anchors)) {
     const PairShapes shapes = check_pairs(anchors, references, labels, reference_labels, exclude_self);
-    const LossEntry entry = find_loss(loss);
-    CCP_CHECK(parameters.size() == entry.parameters, "parameters: ", loss, " expects ", entry.parameters, ", got ",
-              parameters.size());
+    const LossEntry entry = check_loss(loss, parameters, shapes, proxy_rows);
     const auto side = [](const Tensor& tensor, int64_t count, const char* name) {
       const Dtype dtype = dtype_of(tensor, name);
       CCP_CHECK(dtype != Dtype::kFloat64, name, ": expected float32, bfloat16 or float16 on a GPU, got float64; ",
                 "double precision is for gradient checks, on the CPU");
-      return cuda::Side{tensor.const_data_ptr(), dtype, count, nullptr, 1};
+      return cuda::Side{tensor.const_data_ptr(), dtype, count, nullptr, 1, 0};
     };
     cuda::Side samples = side(anchors_, shapes.samples, "anchors");
     cuda::Side others = side(references_, shapes.references, "references");

@@ -1,22 +1,19 @@
 // What follows the gradient kernel, and prepares it: small kernels that do not depend on the loss.
 #include "kernels/cuda/similarity_loss/finish.h"
+#include "kernels/cuda/similarity_loss/warp.cuh"
 
 namespace ccp {
 namespace cuda {
 
 namespace {
 
-CCP_DEVICE float sum_over_warp(float x) {
-#pragma unroll
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(kFullWarp, x, lanes);
-  return x;
-}
-
 // Adds up the blocks' parts of each owned item, a warp for each, and goes on to the original vector.
 __global__ void __launch_bounds__(kThreads) finish_gradient(const GradientJob job) {
   const int lane = int(threadIdx.x) % kWarp;
-  const int64_t count = job.owner.count(), padded = divide_up(job.owner.side.count, kGradientOwner) * kGradientOwner;
+  const int64_t count = job.owner.positions();
+  const int64_t padded = divide_up(positions_of(job.owner.side), kGradientOwner) * kGradientOwner;
   for (int64_t p = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp; p < count; p += int64_t(gridDim.x) * kWarps) {
+    if (job.owner.at(p) < 0) continue;
     const int64_t begin = job.owner.at(p) * job.dim;
     float squares = 0, dot = 0, along = 0;
     for (int64_t slice = 0; slice < job.slices; ++slice) along += job.partial_along[slice * padded + p];
@@ -67,7 +64,7 @@ __global__ void __launch_bounds__(kListThreads)
 }  // namespace
 
 cudaError_t launch_finish_gradient(const GradientJob& job, cudaStream_t stream) {
-  const int64_t blocks = divide_up(job.owner.side.count, kWarps);
+  const int64_t blocks = divide_up(positions_of(job.owner.side), kWarps);
   CCP_LAUNCH(finish_gradient, dim3(unsigned(blocks < 4096 ? blocks : 4096)), dim3(kThreads), 0, stream, job);
   return cudaGetLastError();
 }

@@ -2,6 +2,7 @@
 // that its fragments belong to, which are merged across lanes, warps and slices in a fixed order.
 #pragma once
 
+#include "kernels/cuda/similarity_loss/groups.cuh"
 #include "kernels/cuda/similarity_loss/row.cuh"
 #include "kernels/cuda/similarity_loss/slices.h"
 
@@ -64,6 +65,44 @@ CCP_DEVICE void stream_tiles(PairTile<kOwner>& tile, int64_t first_owner, TileRa
   }
 }
 
+// Takes a tile's groups, eight rows of a warp at a time: the four lanes that share a row hand each other its pairs, and
+// each goes through every fourth group.
+template <class Loss, class State, int kRows>
+CCP_DEVICE void update_with_groups(const ForwardJob& job, const Loss& loss, const PairTile<kRows>& tile,
+                                   FragmentD (&x)[kM<kRows>][kN], float* stage, State (&states)[kM<kRows>][2]) {
+  const GroupSpan span(job.columns.side);
+  const int part = tile.streamed_index(0, 0) / kSpan * kSpan;  // where the warp's columns begin
+  float* mine = stage + int(threadIdx.x) / 4 * kStageStride;
+#pragma unroll
+  for (int m = 0; m < kM<kRows>; ++m)
+#pragma unroll
+    for (int n = 0; n < kN; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        x[m][n].v[i] =
+            tile.template value<Loss::kMetric>(x[m][n].v[i], tile.owner_index(m, i), tile.streamed_index(n, i));
+#pragma unroll
+  for (int m = 0; m < kM<kRows>; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int n = 0; n < kN; ++n)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) mine[tile.streamed_index(n, i) - part] = x[m][n].v[half * 2 + i];
+      __syncwarp();
+      const int r = tile.owner_index(m, half * 2);
+      const int64_t row = tile.owner_info->id[r];
+      for (int q = int(threadIdx.x) % 4; q < span.groups; q += 4) {
+        const int first = span.first(q);
+        const int64_t column = tile.streamed_info->id[part + first];
+        if (row < 0 || column < 0 || (job.exclude_diagonal && row == column)) continue;
+        const auto group = loss.template group<float>(GroupMembers{mine + first, 1, span.size});
+        loss.update(states[m][half], group.value, tile.owner_info->label[r] == tile.streamed_info->label[part + first]);
+      }
+      __syncwarp();
+    }
+}
+
 // With kCount the rows' positives count the pairs that they take part in, and nothing else happens.
 template <class Loss, Products products, bool kCount>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -74,15 +113,17 @@ __global__ void __launch_bounds__(kThreads, 1)
   PairTile<kRows> tile(job.rows, job.columns, job.dim, job.normalize, job.resident, shared);
   const int64_t row_tiles = divide_up(job.rows.side.count, kRows);
   const int64_t slice = blockIdx.x / row_tiles, first_row = blockIdx.x % row_tiles * kRows;
-  const TileRange range = tiles_of_slice(divide_up(job.columns.side.count, kStreamed), slice, job.slices);
+  const TileRange range = tiles_of_slice(divide_up(job.columns.positions(), kStreamed), slice, job.slices);
 
+  float* stage = reinterpret_cast<float*>(shared + PairTile<kRows>::shared_bytes(job.dim, job.resident));
   State states[kM<kRows>][2];
 #pragma unroll
   for (int m = 0; m < kM<kRows>; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) loss.init(states[m][half]);
 
-  stream_tiles<products>(tile, first_row, range, job.resident, [&](const FragmentD(&dot)[kM<kRows>][kN]) {
+  const auto take_groups = [&](auto& dot) { update_with_groups(job, loss, tile, dot, stage, states); };
+  const auto take_pairs = [&](const FragmentD(&dot)[kM<kRows>][kN]) {
 #pragma unroll
     for (int m = 0; m < kM<kRows>; ++m)
 #pragma unroll
@@ -112,7 +153,11 @@ __global__ void __launch_bounds__(kThreads, 1)
             if (Loss::kHinge && touched) job.active[job.active_columns ? column : row] = 1;
           }
       }
-  });
+  };
+  if constexpr (Loss::kGrouped)
+    stream_tiles<products>(tile, first_row, range, job.resident, take_groups);
+  else
+    stream_tiles<products>(tile, first_row, range, job.resident, take_pairs);
   if (kCount) return;
 
   // Four lanes share a row; then the warps that lie side by side do.

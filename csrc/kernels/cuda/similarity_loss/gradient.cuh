@@ -7,6 +7,7 @@
 // these two would cancel, add w_s (ŝ - ô) instead.
 #pragma once
 
+#include "kernels/cuda/similarity_loss/groups.cuh"
 #include "kernels/cuda/similarity_loss/row.cuh"
 #include "kernels/cuda/similarity_loss/slices.h"
 
@@ -91,6 +92,29 @@ struct GradientShared {
   int any_close;
 };
 static_assert(kStreamed % 32 == 0, "whole words of bits");
+
+// Turns the coefficients, similarities yet, into those of the streamed vectors, a thread for each row and group.
+template <class Loss>
+CCP_DEVICE void differentiate_groups(const GradientJob& job, const Loss& loss, const PairTile<kGradientOwner>& tile,
+                                     GradientShared& shared) {
+  const GroupSpan span((job.owner_is_row ? job.streamed : job.owner).side);
+  const int step = job.owner_is_row ? 1 : kCoefficientStride;
+  for (int i = int(threadIdx.x); i < kStreamed * kWarpColumns * span.groups; i += kThreads) {
+    const int r = i % kStreamed, first = span.first(i / kStreamed);
+    const int o = job.owner_is_row ? r : first, s = job.owner_is_row ? first : r;
+    const int64_t owner = tile.owner_info->id[o], streamed = tile.streamed_info->id[s];
+    float* cell = &shared.coefficients[o * kCoefficientStride + s];
+    const auto group = loss.template group<float>(GroupMembers{cell, step, span.size});
+    float g = 0.0f;
+    if (owner >= 0 && streamed >= 0 && !(job.exclude_diagonal && owner == streamed))
+      g = pair_gradient(job, loss, group.value, tile.owner_info->label[o] == tile.streamed_info->label[s],
+                        shared.row_info, r, job.owner_is_row ? owner : streamed, job.owner_is_row ? streamed : owner);
+    for (int k = 0; k < span.size; ++k) {
+      float& member = cell[k * step];
+      member = g * loss.member_grad(group, member, k) * tile.streamed_info->scale[job.owner_is_row ? s + k : s];
+    }
+  }
+}
 
 // One component of the gradient with respect to the original v, given that of g, with respect to the normalised v̂, the
 // multiple `along` of v̂ still to be added, and g · v̂:  scale · (I - v̂v̂ᵀ)(g + along·v̂), without the projection onto the
@@ -198,12 +222,12 @@ __global__ void __launch_bounds__(kThreads)
   PairTile<kOwner> tile(job.owner, job.streamed, job.dim, job.normalize, job.resident, bytes);
   GradientShared& shared =
       *reinterpret_cast<GradientShared*>(bytes + PairTile<kOwner>::shared_bytes(job.dim, job.resident));
-  const int64_t owner_tiles = divide_up(job.owner.side.count, kOwner);
+  const int64_t owner_tiles = divide_up(positions_of(job.owner.side), kOwner);
   const int64_t slice = blockIdx.x / owner_tiles, first_owner = blockIdx.x % owner_tiles * kOwner;
   const int64_t first_dim = int64_t(blockIdx.y) * kDims;
-  if (first_owner >= job.owner.count()) return;
+  if (first_owner >= job.owner.positions()) return;
 
-  const TileRange range = tiles_of_slice(divide_up(job.streamed.count(), kStreamed), slice, job.slices);
+  const TileRange range = tiles_of_slice(divide_up(job.streamed.positions(), kStreamed), slice, job.slices);
   // Every tile passes twice: all its chunks for the products, then those that this block differentiates.
   const int64_t chunks = tile.chunks(), first_chunk = first_dim / kChunk;
   const int out_chunks = int(chunks - first_chunk < kOutChunks ? chunks - first_chunk : kOutChunks);
@@ -255,6 +279,10 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = 0; i < 4; ++i) {
         const int o = tile.owner_index(0, i), s = tile.streamed_index(n, i);
         const float x = tile.template value<Loss::kMetric>(dot[0][n].v[i], o, s);
+        if constexpr (Loss::kGrouped) {
+          shared.coefficients[o * kCoefficientStride + s] = x;
+          continue;
+        }
         const int64_t owner = tile.owner_info->id[o], streamed = tile.streamed_info->id[s];
         float w = 0.0f;
         if (owner >= 0 && streamed >= 0 && !(job.exclude_diagonal && owner == streamed)) {
@@ -276,6 +304,10 @@ __global__ void __launch_bounds__(kThreads)
     if (kIsDistance) {
       __syncthreads();
       if (shared.any_close) add_close_pairs(job, tile, shared, out_row, first_dim + out_column, out_chunks, out);
+    }
+    if constexpr (Loss::kGrouped) {
+      __syncthreads();
+      differentiate_groups(job, loss, tile, shared);
     }
     for (int chunk = 0; chunk < out_chunks; ++chunk, ++load) {
       next_load(load);  // its barrier also stands between the coefficients' writing and reading

@@ -34,7 +34,7 @@ struct LossLaunches {
   using State = typename Loss::template State<float>;
 
   static ForwardJob forward_job(const Problem& p, const ForwardPlan& plan) {
-    const bool resident = owner_fits<kForwardRows>(p.dim, 0);
+    const bool resident = owner_fits<kForwardRows>(p.dim, kStageBytes<Loss>);
     return {items_of(p.rows, p.dim),
             items_of(p.columns, p.dim),
             p.dim,
@@ -52,7 +52,7 @@ struct LossLaunches {
   static cudaError_t visit_pairs(const Problem& p, const ForwardPlan& plan, const ForwardJob& job,
                                  cudaStream_t stream) {
     const dim3 grid(unsigned(plan.row_tiles * plan.slices));
-    const size_t shared = PairTile<kForwardRows>::shared_bytes(p.dim, job.resident);
+    const size_t shared = PairTile<kForwardRows>::shared_bytes(p.dim, job.resident) + kStageBytes<Loss>;
     const Loss loss(p.parameters);
     return p.products == Products::kThree
                ? launch(similarity_forward<Loss, Products::kThree, kCount>, grid, shared, stream, job, loss)
@@ -86,7 +86,7 @@ struct LossLaunches {
   }
 
   static cudaError_t gradient(const Problem& p, const GradientJob& job, cudaStream_t stream) {
-    const int64_t owner_tiles = divide_up(job.owner.side.count, kGradientOwner);
+    const int64_t owner_tiles = divide_up(positions_of(job.owner.side), kGradientOwner);
     const Loss loss(p.parameters);
     const size_t shared = PairTile<kGradientOwner>::shared_bytes(p.dim, job.resident) + sizeof(GradientShared);
     const dim3 grid(unsigned(owner_tiles * job.slices), unsigned(p.dim > kMostDims ? divide_up(p.dim, kMostDims) : 1));
@@ -104,8 +104,13 @@ template <>
 Launches launches<LossId::CCP_LOSS>() {
   using Loss = LossOf<LossId::CCP_LOSS>::type;
   using Of = LossLaunches<Loss>;
-  return {
-      kMembers<typename Of::State>, Loss::kHinge, Loss::kUsesPositives, &Of::forward, &Of::count_active, &Of::gradient};
+  return {kMembers<typename Of::State>,
+          Loss::kHinge,
+          Loss::kUsesPositives,
+          Loss::kGrouped,
+          &Of::forward,
+          &Of::count_active,
+          &Of::gradient};
 }
 
 }  // namespace cuda

@@ -23,10 +23,17 @@ constexpr int kStages = 3;
 // Warps are laid out 4 × 2 over a tile: owner × streamed. A warp's part is kM × kN fragments.
 constexpr int kWarpColumns = 2;
 constexpr int kN = kStreamed / kWarpColumns / 8;
+constexpr int kSpan = kStreamed / kWarpColumns;  // streamed items of a warp
 template <int kOwner>
 constexpr int kM = kOwner / (kWarps / kWarpColumns) / 16;
 
 CCP_HD int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// Tiles are cut from a side's positions. An item has one each, but where groups must stay whole: then every kSpan
+// positions begin with as many whole groups as fit, and the rest are empty.
+CCP_HD int64_t positions_of(const Side& side) {
+  return side.per_span ? divide_up(side.count, side.per_span) * kSpan : side.count;
+}
 
 // The items of a side that take part: all of them, or those listed.
 struct Items {
@@ -35,10 +42,14 @@ struct Items {
   const int64_t* chosen_count;  // [1], on the device
   bool vectorised;              // four components at a time are aligned
 
-  CCP_DEVICE int64_t count() const { return chosen ? *chosen_count : side.count; }
-  // The item at a position of the list, -1 behind its end.
+  CCP_DEVICE int64_t positions() const { return chosen ? *chosen_count : positions_of(side); }
+  // The item at a position, -1 where there is none.
   CCP_DEVICE int64_t at(int64_t position) const {
-    if (position >= count()) return -1;
+    if (position >= positions()) return -1;
+    if (side.per_span) {
+      const int64_t within = position % kSpan, item = position / kSpan * side.per_span + within;
+      return within < side.per_span && item < side.count ? item : -1;
+    }
     return chosen ? chosen[position] : position;
   }
   CCP_DEVICE int64_t label(int64_t item) const { return side.labels ? side.labels[item] : item / side.group; }

@@ -23,7 +23,7 @@ inline ForwardPlan plan_forward(const Problem& p, int members, void* memory) {
   Workspace workspace(memory);
   ForwardPlan plan;
   plan.row_tiles = divide_up(p.rows.count, kForwardRows);
-  plan.slices = slices_for(plan.row_tiles, divide_up(p.columns.count, kStreamed), p.multiprocessors);
+  plan.slices = slices_for(plan.row_tiles, divide_up(positions_of(p.columns), kStreamed), p.multiprocessors);
   const int64_t blocks = divide_up(p.rows.count, kThreads);
   plan.reduce_blocks = blocks < 1 ? 1 : blocks < kMostReduceBlocks ? blocks : kMostReduceBlocks;
   plan.states = workspace.take<float>(plan.slices * members * p.rows.count);
@@ -41,9 +41,10 @@ struct GradientPlan {
 
 inline GradientPlan plan_gradient(const Side& owner, const Side& streamed, const Problem& p, Workspace& workspace) {
   GradientPlan plan;
-  plan.owner_tiles = divide_up(owner.count, kGradientOwner);
+  plan.owner_tiles = divide_up(positions_of(owner), kGradientOwner);
   plan.dim_blocks = p.dim > kMostDims ? divide_up(p.dim, kMostDims) : 1;
-  plan.slices = slices_for(plan.owner_tiles * plan.dim_blocks, divide_up(streamed.count, kStreamed), p.multiprocessors);
+  plan.slices =
+      slices_for(plan.owner_tiles * plan.dim_blocks, divide_up(positions_of(streamed), kStreamed), p.multiprocessors);
   const bool parts = plan.slices > 1 || plan.dim_blocks > 1;
   const int64_t items = parts ? plan.slices * plan.owner_tiles * kGradientOwner : 0;
   plan.partial = workspace.take<float>(items * p.dim);

@@ -1,5 +1,6 @@
 // The lists of each row's positives, for losses that read them (kUsesPositives).
 #include "kernels/cuda/similarity_loss/slices.h"
+#include "kernels/cuda/similarity_loss/warp.cuh"
 
 namespace ccp {
 namespace cuda {
@@ -67,17 +68,6 @@ __global__ void __launch_bounds__(kScanThreads) add_up(int64_t* starts, int64_t 
   if (threadIdx.x == 0) starts[0] = 0;
 }
 
-CCP_DEVICE float warp_scale(const Side& side, int64_t item, int64_t dim, Normalize normalize) {
-  if (normalize == Normalize::kNone) return 1.0f;
-  float squares = 0;
-  for (int64_t d = threadIdx.x % kWarp; d < dim; d += kWarp) {
-    const float v = load_component(side, item * dim + d);
-    squares += v * v;
-  }
-  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) squares += __shfl_xor_sync(kFullWarp, squares, lanes);
-  return normalizing_scale(normalize, in_range(squares) ? double(squares) : exact_squares(side, item, dim));
-}
-
 __global__ void __launch_bounds__(kThreads) gather(const ListJob job, const int64_t* starts, int64_t* columns,
                                                    float* distances, float* farthest, int32_t* active) {
   const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp;
@@ -86,14 +76,8 @@ __global__ void __launch_bounds__(kThreads) gather(const ListJob job, const int6
   float largest = -__builtin_inff();
   for_each_positive(job, row, [&](int64_t column, int64_t place) {
     const float column_scale = warp_scale(job.columns.side, column, job.dim, job.normalize);
-    float squared = 0;
-    for (int64_t d = threadIdx.x % kWarp; d < job.dim; d += kWarp) {
-      const float difference = load_component(job.rows.side, row * job.dim + d) * row_scale -
-                               load_component(job.columns.side, column * job.dim + d) * column_scale;
-      squared += difference * difference;
-    }
-    for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) squared += __shfl_xor_sync(kFullWarp, squared, lanes);
-    const float distance = ::sqrtf(squared);
+    const float distance =
+        warp_distance(job.rows.side, row, row_scale, job.columns.side, column, column_scale, job.dim);
     if (!(distance <= largest)) largest = distance;  // a NaN stays
     if (threadIdx.x % kWarp == 0) {
       columns[starts[row] + place] = column;

@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads) similarity_reduce(const ReduceJob jo
       memcpy(&part, members, sizeof(part));
       loss.merge(state, part);
     }
-    float saved[kSaved];
+    float saved[kSaved] = {};
     const generic::RowParts parts = loss.finalize(state, job.columns, saved);
     for (int k = 0; k < kSaved; ++k) job.row_state[k * job.rows + row] = saved[k];
     if (job.reduction == Reduction::kNone) job.loss[row] = float(parts.pos + parts.neg);
