@@ -7,12 +7,15 @@ temperature, a divisor) are written here and nowhere else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ccp_fast import reference
+from ccp_fast.reference.pairs import normalise
 from golden import Case
 
 Recipe = Callable[[Any, Case, Tensor, "Tensor | None", Tensor], Tensor]  # (F, case, emb, proxies, labels)
@@ -24,8 +27,15 @@ def recipe(case: Case) -> Recipe:
 
 def sharpness(case: Case) -> float:
     """The largest factor before a similarity inside exp."""
-    factors = ("alpha", "beta", "attr_alpha", "attr_beta", "softmax_scale", "attr_lambda_softmax")
+    if case.name.startswith("pml/") and case.meta["class"] in PML_SCALES:
+        return PML_SCALES[case.meta["class"]](case)
+    factors = ("alpha", "beta", "attr_alpha", "attr_beta", "softmax_scale", "attr_lambda_softmax", "la")
     return max([1.0, *(float(case.flags[key]) for key in factors if key in case.flags)])
+
+
+def has_columns(case: Case) -> bool:
+    """Is `weight` [D, C·K], a centre a column, class after class?"""
+    return "(D, " in case.meta["layout"]
 
 
 # ---- ccp-dml: TensorFlow, proxies [K·C, D] tiled: proxy j has label j mod C
@@ -117,6 +127,18 @@ def tf_proxy_nca(F: Any, case: Case, emb: Tensor, proxies: Tensor | None, labels
     return F.proxy_nca(emb, **_tf_shared(case, proxies, labels), temperature=temperature)
 
 
+def tf_soft_triple(F: Any, case: Case, emb: Tensor, proxies: Tensor | None, labels: Tensor) -> Tensor:
+    """gamma multiplies; the centres' distances are √(2 − 2·w·w') of raw proxies."""
+    assert proxies is not None
+    flags = case.flags
+    shared = _tf_shared(case, proxies, labels) | {"anchor": "sample"}
+    named = {"scale": flags["attr_lambda_softmax"], "margin": flags["attr_delta_margin"]}
+    value = F.soft_triple(emb, **shared, **named, gamma=1 / flags["attr_gamma"], tau=0.0)
+    if flags["attr_tau_reg"] == 0:
+        return value
+    return value + flags["attr_tau_reg"] * _spread_by_products(shared["references"], eps=0.0)
+
+
 def tf_ccp(F: Any, case: Case, emb: Tensor, proxies: Tensor | None, labels: Tensor) -> Tensor:
     """0.1 · the loss within the batch, norms always clamped (ball), + 1.0 · the loss against the proxies."""
     flags = case.flags
@@ -159,6 +181,33 @@ def official_proxy_nca(F: Any, case: Case, emb: Tensor, weight: Tensor | None, l
     if int(labels.max()) >= len(weight):
         return F.proxy_nca(emb, weight, labels, torch.arange(len(weight)), **named)
     return F.proxy_nca(emb, weight[:, None], labels, **named)
+
+
+def official_soft_triple(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
+    """Takes embeddings as they are; adds 1e-5 under the root of the centres' distances."""
+    flags = case.flags
+    assert weight is not None
+    centres = normalise(_columns(weight, flags["cN"]), "unit")
+    named = {"scale": flags["la"], "gamma": flags["gamma"], "margin": flags["margin"], "tau": flags["tau"]}
+    value = F.soft_triple(emb, centres, labels, **named, normalize=None)
+    if flags["K"] == 1:
+        return value
+    return value + flags["tau"] * (_spread_by_products(centres, eps=1e-5) - reference.centre_spread(centres))
+
+
+def _columns(weight: Tensor, classes: int) -> Tensor:
+    """[D, C·K], class after class, as [C, K, D]."""
+    return weight.T.unflatten(0, (classes, -1))
+
+
+def _spread_by_products(centres: Tensor, eps: float) -> Tensor:
+    """Σ_{c, k<k'} √(eps + 2 − 2·w·w') / (C·K·(K−1))."""
+    classes, size, _ = centres.shape
+    if size == 1:
+        return centres.new_zeros(())
+    first, second = torch.triu_indices(size, size, offset=1)
+    products = (centres[:, first] * centres[:, second]).sum(2)
+    return (2 + eps - 2 * products).sqrt().sum() / (classes * size * (size - 1))
 
 
 # ---- pytorch-metric-learning
@@ -222,6 +271,49 @@ def pml_lifted(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: T
     return torch.where(alone, without, with_positives).mean()
 
 
+def pml_normalized_softmax(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
+    return _pml_softmax(F, case, emb, weight, labels, kind="none")
+
+
+def pml_cosface(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
+    margin = case.flags.get("margin", 0.35)
+    return _pml_softmax(F, case, emb, weight, labels, kind="cosface", margin=margin)
+
+
+def pml_arcface(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
+    """Its margin is in degrees."""
+    margin = math.radians(case.flags.get("margin", 28.6))
+    return _pml_softmax(F, case, emb, weight, labels, kind="arcface", margin=margin)
+
+
+def _pml_softmax(
+    F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor, **named: Any
+) -> Tensor:
+    assert weight is not None
+    centres = _columns(weight, case.flags["num_classes"])
+    return F.margin_softmax(emb, centres, labels, scale=sharpness(case), **named)
+
+
+PML_SCALES: dict[str, Callable[[Case], float]] = {
+    "NormalizedSoftmaxLoss": lambda case: 1 / case.flags.get("temperature", 0.05),
+    **dict.fromkeys(
+        ("CosFaceLoss", "ArcFaceLoss", "SubCenterArcFaceLoss"),
+        lambda case: float(case.flags.get("scale", 64)),
+    ),
+}
+
+
+def pml_soft_triple(F: Any, case: Case, emb: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
+    """Without the regulariser."""
+    assert weight is not None
+    named = {
+        name: case.flags[key]
+        for name, key in (("scale", "la"), ("gamma", "gamma"), ("margin", "margin"))
+        if key in case.flags
+    }
+    return F.soft_triple(emb, _columns(weight, case.flags["num_classes"]), labels, **named, tau=0.0)
+
+
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("ccp-dml", "OriginalContrastiveLoss"): tf_c1,
     ("ccp-dml", "ContrastiveLoss"): tf_c2,
@@ -229,10 +321,12 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("ccp-dml", "MultiSimilarityLoss"): tf_multi_similarity,
     ("ccp-dml", "ProxyAnchorLoss"): tf_proxy_anchor,
     ("ccp-dml", "ProxyNCALoss"): tf_proxy_nca,
+    ("ccp-dml", "SoftTripleLoss"): tf_soft_triple,
     ("ccp-dml", "CCPLoss/LossWithCCP"): tf_ccp,
     ("Proxy-Anchor-CVPR2020", "Proxy_Anchor"): official_proxy_anchor,
     ("proxynca_pp", "ProxyNCA_prob"): official_proxy_nca,
     ("proxynca_pp", "ProxyNCA_classic"): official_proxy_nca,
+    ("SoftTriple", "SoftTriple"): official_soft_triple,
     ("pml", "ContrastiveLoss"): pml_contrastive,
     ("pml", "TripletMarginLoss"): pml_triplet,
     ("pml", "MultiSimilarityLoss"): pml_multi_similarity,
@@ -240,4 +334,9 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("pml", "ProxyNCALoss"): pml_proxy_nca,
     ("pml", "LiftedStructureLoss"): pml_lifted,
     ("pml", "GeneralizedLiftedStructureLoss"): pml_lifted,
+    ("pml", "NormalizedSoftmaxLoss"): pml_normalized_softmax,
+    ("pml", "CosFaceLoss"): pml_cosface,
+    ("pml", "ArcFaceLoss"): pml_arcface,
+    ("pml", "SubCenterArcFaceLoss"): pml_arcface,
+    ("pml", "SoftTripleLoss"): pml_soft_triple,
 }
