@@ -21,6 +21,8 @@ FUNCTIONS = {
     losses.MultiSimilarityLoss: F.multi_similarity,
     losses.ProxyNCALoss: F.proxy_nca,
     losses.ProxyAnchorLoss: F.proxy_anchor,
+    losses.MarginSoftmaxLoss: F.margin_softmax,
+    losses.SoftTripleLoss: F.soft_triple,
 }
 OPTIONS = {  # no default among them
     losses.ContrastiveLoss: {"pos_margin": 0.2, "neg_margin": 0.6, "distance": "cosine", "reduction": "sum"},
@@ -33,6 +35,8 @@ OPTIONS = {  # no default among them
         "reduction": "sum",
     },
     losses.ProxyAnchorLoss: {"alpha": 8.0, "margin": 0.3, "reduction": "sum"},
+    losses.MarginSoftmaxLoss: {"scale": 16.0, "margin": 0.3, "kind": "arcface", "reduction": "sum"},
+    losses.SoftTripleLoss: {"scale": 10.0, "gamma": 0.5, "margin": 0.3, "tau": 0.1, "reduction": "sum"},
 }
 every_loss = pytest.mark.parametrize("kind", FUNCTIONS, ids=lambda kind: kind.__name__)
 
@@ -149,7 +153,10 @@ def test_a_loss_of_ones_own() -> None:
     assert loss(embeddings, labels) == expected
 
 
-@pytest.mark.parametrize("kind", [losses.ProxyNCALoss, losses.ProxyAnchorLoss])
+@pytest.mark.parametrize(
+    "kind",
+    [losses.ProxyNCALoss, losses.ProxyAnchorLoss, losses.MarginSoftmaxLoss, losses.SoftTripleLoss],
+)
 def test_proxy_losses_need_sizes(kind: type[MetricLoss]) -> None:
     with pytest.raises(TypeError, match="num_classes"):
         kind()  # type: ignore[call-arg]

@@ -23,12 +23,12 @@ from ccp_fast.training.methods import METHODS, run_name, title
 from ccp_fast.training.methods.alternating import Alternating
 from ccp_fast.training.methods.xbm import Xbm
 from ccp_fast.training.model import embed
+from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.report import write_run_report
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.schedule import rate_factor
 
-PAIR_LOSSES = ["c1", "c2", "triplet", "multi_similarity"]
-PROXY_LOSSES = ["proxy_nca", "proxy_anchor"]
+PROXY_LOSSES = [name for name, preset in PRESETS.items() if preset.needs_proxies]
 NO_WARM_UP = "optimizer.proxy_warm_up=0"
 
 
@@ -42,7 +42,7 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("loss", PAIR_LOSSES + PROXY_LOSSES)
+@pytest.mark.parametrize("loss", PRESETS)
 def test_every_loss_trains_with_every_method_it_fits(loss: str, method: str) -> None:
     settings = [f"loss.name={loss}", f"method={method}", "optimizer.schedule=cosine"]
     if loss in PROXY_LOSSES and method in ("alternating", "xbm"):

@@ -32,8 +32,9 @@ def command(
     loss: Annotated[
         str | None,
         typer.Option(
-            help="c1, c2 (contrastive), triplet, multi_similarity (ms), proxy_nca, proxy_anchor. For the rate at which "
-            "proxies learn in the last two's publications: --set optimizer.proxies=hundredfold."
+            help="c1, c2 (contrastive), triplet, multi_similarity (ms), lifted_structure, proxy_nca, proxy_anchor, "
+            "soft_triple, margin_softmax. For the rate at which proxies learn in the publications of proxy_nca, "
+            "proxy_anchor and soft_triple: --set optimizer.proxies=hundredfold."
         ),
     ] = None,
     method: Annotated[

@@ -8,17 +8,21 @@ from __future__ import annotations
 from ccp_fast.losses.base import MetricLoss
 from ccp_fast.losses.contrastive import ContrastiveLoss
 from ccp_fast.losses.lifted_structure import LiftedStructureLoss
+from ccp_fast.losses.margin_softmax import MarginSoftmaxLoss
 from ccp_fast.losses.multi_similarity import MultiSimilarityLoss
 from ccp_fast.losses.proxy_anchor import ProxyAnchorLoss
 from ccp_fast.losses.proxy_nca import ProxyNCALoss
+from ccp_fast.losses.soft_triple import SoftTripleLoss
 from ccp_fast.losses.triplet import TripletLoss
 
 __all__ = [
     "ContrastiveLoss",
     "LiftedStructureLoss",
+    "MarginSoftmaxLoss",
     "MetricLoss",
     "MultiSimilarityLoss",
     "ProxyAnchorLoss",
     "ProxyNCALoss",
+    "SoftTripleLoss",
     "TripletLoss",
 ]

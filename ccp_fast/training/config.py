@@ -18,7 +18,17 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 
-LossName = Literal["c1", "c2", "triplet", "multi_similarity", "proxy_nca", "proxy_anchor"]
+LossName = Literal[
+    "c1",
+    "c2",
+    "triplet",
+    "multi_similarity",
+    "lifted_structure",
+    "proxy_nca",
+    "proxy_anchor",
+    "soft_triple",
+    "margin_softmax",
+]
 MethodName = Literal["plain", "ccp", "alternating", "intra-batch", "xbm"]
 LOSS_ALIASES = {"contrastive": "c2", "ms": "multi_similarity"}
 
@@ -72,7 +82,10 @@ class OptimizerConfig(Section):
 
 
 class LossConfig(Section):
-    """`c1`, `c2` (= contrastive), `triplet`, `multi_similarity` (= ms), `proxy_nca`, `proxy_anchor`."""
+    """`c1`, `c2` (= contrastive), `triplet`, `multi_similarity` (= ms), or one that owns proxies.
+
+    Those are `proxy_nca`, `proxy_anchor`, `soft_triple` and `margin_softmax` (ArcFace).
+    """
 
     name: Annotated[LossName, BeforeValidator(lambda name: LOSS_ALIASES.get(name, name))] = "c2"
     options: dict[str, float | str] = {}  # instead of the loss's own: --set loss.options.neg_margin=0.6

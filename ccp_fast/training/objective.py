@@ -9,10 +9,13 @@ import torch
 
 from ccp_fast.losses import (
     ContrastiveLoss,
+    LiftedStructureLoss,
+    MarginSoftmaxLoss,
     MetricLoss,
     MultiSimilarityLoss,
     ProxyAnchorLoss,
     ProxyNCALoss,
+    SoftTripleLoss,
     TripletLoss,
 )
 from ccp_fast.training.config import Config, nearest
@@ -58,8 +61,17 @@ PRESETS = {
     "multi_similarity": Preset(
         "Multi-Similarity", MultiSimilarityLoss, {"alpha": 2.0, "beta": 50.0, "base": 0.5}
     ),
+    "lifted_structure": Preset(
+        "Lifted structure", LiftedStructureLoss, {"margin": 1.0, "variant": "anchor", "normalize": "unit"}
+    ),
     "proxy_nca": Preset("ProxyNCA++", ProxyNCALoss, {"temperature": 1 / 9, "variant": "plus_plus"}, True),
     "proxy_anchor": Preset("Proxy-Anchor", ProxyAnchorLoss, {"alpha": 32.0, "margin": 0.1}, True),
+    "soft_triple": Preset(
+        "SoftTriple", SoftTripleLoss, {"scale": 20.0, "gamma": 0.1, "margin": 0.01, "tau": 0.2}, True
+    ),
+    "margin_softmax": Preset(
+        "Margin softmax", MarginSoftmaxLoss, {"scale": 64.0, "margin": 0.5, "kind": "arcface"}, True
+    ),
 }
 
 
