@@ -310,5 +310,44 @@ def proxy_anchor(alpha: float, margin: float) -> Loss:
     return loss
 
 
+def arcface(scale: float, margin: float) -> Loss:
+    """ArcFace of `pairs`, one proxy a class."""
+
+    def loss(p: Problem) -> tuple[Tensor, Dense | Sparse]:
+        e, own, rows = p.similarities(scale), p.positives, len(p.a)
+        cosine = e.gather(1, own) / scale
+        sine = (1 - cosine.square()).clamp_(min=1e-12).sqrt_()
+        beyond = cosine < -math.cos(margin)
+        turned = cosine * math.cos(margin) - sine * math.sin(margin)
+        target = torch.where(beyond, cosine - margin * math.sin(margin), turned)
+        slope = torch.where(beyond, 1.0, math.cos(margin) + cosine / sine * math.sin(margin))
+        e.scatter_(1, own, target * scale).exp_()
+        mine, every = e.gather(1, own), e.sum(1, keepdim=True)
+        e.scatter_(1, own, (mine - every) * slope)
+        return (every / mine).log_().mean(), Dense(e, row_weight=scale / (rows * every[:, 0]))
+
+    return loss
+
+
+def soft_triple(scale: float, gamma: float, margin: float) -> Loss:
+    """SoftTriple of `pairs`: dS/ds = softmax(s/γ)·(1 + (s − S)/γ)."""
+
+    def loss(p: Problem) -> tuple[Tensor, Dense | Sparse]:
+        per_class, rows = p.positives.shape[1], len(p.a)
+        own = p.positives[:, :1] // per_class
+        s = p.similarities(1.0).unflatten(1, (-1, per_class))
+        share = (s / gamma).exp_()
+        share.div_(share.sum(2, keepdim=True))
+        relaxed = (share * s).sum(2)
+        e = relaxed.mul(scale)
+        e.scatter_(1, own, e.gather(1, own) - scale * margin).exp_()
+        mine, every = e.gather(1, own), e.sum(1, keepdim=True)
+        e.scatter_(1, own, mine - every)
+        s.sub_(relaxed[:, :, None]).div_(gamma).add_(1).mul_(share).mul_(e[:, :, None])
+        return (every / mine).log_().mean(), Dense(s.flatten(1), row_weight=scale / (rows * every[:, 0]))
+
+    return loss
+
+
 def _distance(s: Tensor) -> Tensor:
     return (2 - 2 * s).clamp_(min=1e-12).sqrt_()

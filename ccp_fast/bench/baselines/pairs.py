@@ -8,11 +8,12 @@ embeddings the product is bfloat16, as a matrix unit gives it, and everything af
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, relu, softplus
+from torch.nn.functional import cross_entropy, normalize, relu, softplus
 
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -90,6 +91,24 @@ def proxy_anchor(s: Tensor, positives: Tensor, alpha: float, margin: float) -> T
     )
     push = softplus(torch.logsumexp(alpha * (s.scatter(1, positives, NEVER) + margin), 0))
     return torch.log1p(pulls).sum() / (pulls > 0).sum() + push.mean()
+
+
+def arcface(s: Tensor, positives: Tensor, scale: float, margin: float) -> Tensor:
+    """Cross-entropy of scale·s over classes of one proxy, with θ + margin in place of θ for the row's own."""
+    cosine = s.gather(1, positives)
+    sine = (1 - cosine.square()).clamp(min=1e-12).sqrt()
+    turned = cosine * math.cos(margin) - sine * math.sin(margin)
+    target = torch.where(cosine < -math.cos(margin), cosine - margin * math.sin(margin), turned)
+    return cross_entropy(scale * s.scatter(1, positives, target), positives[:, 0])
+
+
+def soft_triple(s: Tensor, positives: Tensor, scale: float, gamma: float, margin: float) -> Tensor:
+    """Cross-entropy of scale·(S_c − margin·1_own), S_c = Σ_k softmax_k(s_ck/γ)·s_ck; no regulariser."""
+    per_class = positives.shape[1]
+    by_class, own = s.unflatten(1, (-1, per_class)), positives[:, :1] // per_class
+    relaxed = (torch.softmax(by_class / gamma, 2) * by_class).sum(2)
+    logits = scale * relaxed.scatter_add(1, own, torch.full_like(own, -margin, dtype=s.dtype))
+    return cross_entropy(logits, own[:, 0])
 
 
 def _wide(s: Tensor) -> Tensor:

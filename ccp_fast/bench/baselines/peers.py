@@ -1,12 +1,13 @@
 """pytorch-metric-learning, set to the same loss.
 
 References are the proxies with their labels, similarities and distances those of unit vectors, reductions the
-same. Proxy-Anchor's class owns one proxy a class, so it is compared with K = 1 and as many classes as there
-would be proxies; its proxies are set to the references.
+same. Proxy-Anchor and ArcFace have one proxy a class, so they are compared with K = 1 and as many classes as
+there would be proxies. Where a class owns proxies, they are set to the references.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -72,15 +73,45 @@ def proxy_anchor(alpha: float, margin: float) -> Call:
     """ProxyAnchorLoss on the references."""
     from pytorch_metric_learning import losses
 
+    def make(classes: int, per_class: int, dim: int) -> Any:
+        return losses.ProxyAnchorLoss(classes, dim, margin=margin, alpha=alpha)
+
+    return _with_proxies(make, "proxies", lambda proxies: proxies)
+
+
+def arcface(scale: float, margin: float) -> Call:
+    """ArcFaceLoss on the references; its margin is in degrees."""
+    from pytorch_metric_learning import losses
+
+    def make(classes: int, per_class: int, dim: int) -> Any:
+        return losses.ArcFaceLoss(classes, dim, margin=math.degrees(margin), scale=scale)
+
+    return _with_proxies(make, "W", lambda proxies: proxies.T)
+
+
+def soft_triple(scale: float, gamma: float, margin: float) -> Call:
+    """SoftTripleLoss, which has no regulariser, on the references."""
+    from pytorch_metric_learning import losses
+
+    def make(classes: int, per_class: int, dim: int) -> Any:
+        return losses.SoftTripleLoss(classes, dim, per_class, la=scale, gamma=gamma, margin=margin)
+
+    return _with_proxies(make, "fc", lambda proxies: proxies.T)
+
+
+def _with_proxies(
+    make: Callable[[int, int, int], Any], name: str, layout: Callable[[Tensor], Tensor]
+) -> Call:
+    """The references stand in for the Parameter of this name, laid out as it is."""
     criteria: dict[int, Any] = {}
 
     def call(anchors: Tensor, references: Tensor | None, labels: Tensor) -> Tensor:
         assert references is not None
-        classes, _, dim = references.shape
+        classes, per_class, dim = references.shape
         if classes not in criteria:
-            criteria[classes] = losses.ProxyAnchorLoss(classes, dim, margin=margin, alpha=alpha)
-            del criteria[classes].proxies
-        criteria[classes].proxies = references.flatten(0, 1)
+            criteria[classes] = make(classes, per_class, dim)
+            delattr(criteria[classes], name)
+        setattr(criteria[classes], name, layout(references.flatten(0, 1)))
         value: Tensor = criteria[classes](anchors, labels)
         return value
 

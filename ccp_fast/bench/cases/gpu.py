@@ -105,7 +105,7 @@ def gpu_cases(size: Size, device: str = "cuda") -> list[Case]:
             _loss(named[name], setting, SHAPES[size][setting], Place(device, precision))
             for setting in settings
             for name in names
-            if not (named[name].one_proxy and setting == "batch")
+            if setting != "batch" or (setting in named[name].settings and not named[name].one_proxy)
             for precision in precisions
         ]
 

@@ -112,6 +112,8 @@ _OURS: dict[str, Callable[..., Tensor]] = {
     "proxy_nca": functional.proxy_nca,
     "proxy_nca_original": partial(functional.proxy_nca, variant="original"),
     "proxy_anchor": functional.proxy_anchor,
+    "arcface": partial(functional.margin_softmax, kind="arcface"),
+    "soft_triple": partial(functional.soft_triple, tau=0.0),  # the others have no regulariser
 }
 _SOP = {"pos_margin": 0.2858, "neg_margin": 0.5130}  # C2 in arXiv 2209.09060, as the others' options
 LOSSES = (
@@ -125,6 +127,14 @@ LOSSES = (
     Loss("proxy_nca-original", "proxy_nca_original", {"temperature": 1 / 9}, True, ("sop",)),
     Loss(
         "proxy_anchor", "proxy_anchor", {"alpha": 32.0, "margin": 0.1}, True, ("sop", "sop-512", "1e5"), True
+    ),
+    Loss("arcface", "arcface", {"scale": 64.0, "margin": 0.5}, True, ("sop", "sop-512", "1e5"), True),
+    Loss(
+        "soft_triple",
+        "soft_triple",
+        {"scale": 20.0, "gamma": 0.1, "margin": 0.01},
+        True,
+        ("sop", "sop-512", "1e5"),
     ),
 )
 
