@@ -29,6 +29,8 @@ class LiftedStructureLoss(MetricLoss):
         reduction: Reduction = "mean",
         anchor: Anchor = "sample",
     ) -> None:
+        if variant == "pair" and num_classes is not None:
+            raise ValueError('variant: expected "anchor" for a loss with proxies, got "pair"')
         super().__init__(
             F.lifted_structure,
             num_classes,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import ccp_fast.ops  # noqa: F401
+from ccp_fast.ops._second import differentiate_twice
 from ccp_fast.reference.pairs import norm
 
 
@@ -98,20 +99,18 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _differentiate_twice(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Through the dense matrix of pairs."""
     grad_value, vectors, labels, negative_lse = ctx.saved_tensors
-    with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in (grad_value, vectors, negative_lse)]
-        weight, v, lse = leaves
+
+    def dense(vectors: Tensor, negative_lse: Tensor) -> Tensor:
+        """Through the matrix of pairs."""
         same = (labels[:, None] == labels).fill_diagonal_(False)
-        reach = torch.logaddexp(lse[:, None], lse) + norm(v[:, None] - v)
-        value = reach.clamp(min=0).masked_fill(~same, 0.0).square().sum(1) / 2
-        first = torch.autograd.grad(value, (v, lse), weight, create_graph=True)
-        product = sum((g * w).sum() for g, w in zip(first, grad_outputs, strict=True) if w is not None)
-    if not isinstance(product, Tensor):
-        return (None,) * 4
-    second = torch.autograd.grad(product, leaves, allow_unused=True, create_graph=torch.is_grad_enabled())
-    return second[0], second[1], None, second[2]
+        reach = torch.logaddexp(negative_lse[:, None], negative_lse) + norm(vectors[:, None] - vectors)
+        return reach.clamp(min=0).masked_fill(~same, 0.0).square().sum(1) / 2
+
+    by_grad, by_vectors, by_lse = differentiate_twice(
+        dense, (vectors, negative_lse), grad_value, grad_outputs
+    )
+    return by_grad, by_vectors, None, by_lse
 
 
 lifted_pairs.register_autograd(_differentiate, setup_context=_save_forward)

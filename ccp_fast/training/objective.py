@@ -99,8 +99,8 @@ def build_loss(
         arguments["proxies_per_class"] = config.ccp.proxies_per_class
     elif preset.needs_proxies:
         arguments |= {"num_classes": num_classes, "dim": config.model.dim}
-    loss = preset.make(**arguments)
     try:  # the loss itself knows what its options may be
+        loss = preset.make(**arguments)
         loss.pairs(torch.eye(2), torch.arange(2))
     except (TypeError, ValueError) as error:
         raise UserError(f"loss.options: {error}") from None
