@@ -73,7 +73,6 @@ def contrastive(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     pos_margin: float = 0.0,
     neg_margin: float = 0.5,
@@ -81,6 +80,7 @@ def contrastive(
     normalize: Normalize = "ball",
     reduction: Reduction = "active_mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Contrastive loss with a margin on each side.
 
@@ -110,12 +110,12 @@ def triplet(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     margin: float = 0.05,
     normalize: Normalize = "ball",
     reduction: Reduction = "active_mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Triplet loss over every triplet of a row, a positive and a negative: Σ (d_ip − d_in + margin)₊.
 
@@ -142,7 +142,6 @@ def multi_similarity(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     alpha: float = 2.0,
     beta: float = 50.0,
@@ -150,6 +149,7 @@ def multi_similarity(
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Multi-Similarity loss: (1/alpha)·log(1 + Σ_P e^{−alpha(s−base)}) + (1/beta)·log(1 + Σ_N e^{beta(s−base)}).
 
@@ -177,7 +177,6 @@ def proxy_nca(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     temperature: float = 1 / 9,
     variant: Literal["plus_plus", "original"] = "plus_plus",
@@ -185,6 +184,7 @@ def proxy_nca(
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Proxy-NCA with logits l = −d²/temperature: log Σ_Z e^l − log Σ_P e^l.
 
@@ -230,13 +230,13 @@ def proxy_anchor(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     alpha: float = 32.0,
     margin: float = 0.1,
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "proxy",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Proxy-Anchor loss, rows being the proxies: log(1 + Σ_P e^{−alpha(s−margin)}) + log(1 + Σ_N e^{alpha(s+margin)}).
 
@@ -264,13 +264,13 @@ def lifted_structure(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     margin: float = 1.0,
     variant: Literal["pair", "anchor"] = "pair",
     normalize: Normalize = None,
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Lifted structure loss: positives against the soft minimum of the distances to negatives.
 
@@ -315,7 +315,6 @@ def margin_softmax(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     scale: float = 64.0,
     margin: float = 0.5,
@@ -323,6 +322,7 @@ def margin_softmax(
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Softmax over classes with a margin on the row's own: −log(e^{scale·t} / (e^{scale·t} + Σ_{c≠own} e^{scale·s_c})).
 
@@ -367,7 +367,6 @@ def soft_triple(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     scale: float = 20.0,
     gamma: float = 0.1,
@@ -376,6 +375,7 @@ def soft_triple(
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """SoftTriple: −log(e^{scale·(S_own − margin)} / (e^{scale·(S_own − margin)} + Σ_{c≠own} e^{scale·S_c})).
 

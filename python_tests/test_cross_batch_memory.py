@@ -103,7 +103,7 @@ def test_references_are_the_newest_samples(
             references = torch.cat([own, references])
             reference_labels = torch.cat([labels, reference_labels])
         expected = 0.25 * loss.pairs(x, labels) + 2 * loss.function(
-            x, references, labels, reference_labels, include_batch, **loss.options
+            x, references, labels, reference_labels, exclude_self=include_batch, **loss.options
         )
         value = memory(loss, x, labels)
         # Column order changes the order of sums.

@@ -71,7 +71,12 @@ class Case:
 
     def run(self, function: Any, **options: Any) -> Tensor:
         return function(
-            self.anchors, self.references, self.labels, self.reference_labels, self.exclude_self, **options
+            self.anchors,
+            self.references,
+            self.labels,
+            self.reference_labels,
+            exclude_self=self.exclude_self,
+            **options,
         )
 
 
@@ -211,12 +216,12 @@ def test_exclude_self_needs_a_reference_for_each_anchor() -> None:
     anchors, labels = torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)
     for function in (F.triplet, reference.triplet):
         with pytest.raises(ValueError, match=r"^references: expected .*N >= 4.* exclude_self .*\[3, 2\]"):
-            function(anchors, anchors[:3], labels, labels[:3], True)
+            function(anchors, anchors[:3], labels, labels[:3], exclude_self=True)
         with pytest.raises(ValueError, match=r"^references: expected .* exclude_self .*\[9, 1, 2\]"):
-            function(anchors, torch.zeros(9, 1, 2), labels, None, True)
+            function(anchors, torch.zeros(9, 1, 2), labels, None, exclude_self=True)
     for function in (F.proxy_nca, reference.proxy_nca):
         with pytest.raises(ValueError, match=r"^references: expected .* exclude_self .*\[9, 1, 2\]"):
-            function(anchors, torch.zeros(9, 1, 2), labels, None, True, assignment="dynamic")
+            function(anchors, torch.zeros(9, 1, 2), labels, None, exclude_self=True, assignment="dynamic")
 
 
 @pytest.mark.parametrize("loss", LOSSES)

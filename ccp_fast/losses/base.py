@@ -74,6 +74,7 @@ class MetricLoss(nn.Module):
         labels: Tensor,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
+        *,
         exclude_self: bool = False,
     ) -> Tensor:
         """Loss of embeddings [M, D] with labels [M] int64, a scalar unless reduction="none".

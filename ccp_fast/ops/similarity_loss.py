@@ -58,12 +58,12 @@ def dense_loss(
         references,
         labels,
         reference_labels,
-        exclude_self,
         **dict(zip(names, parameters, strict=True)),
         **fixed,
         normalize=None if normalize == "none" else normalize,
         reduction=reduction,
         anchor="proxy" if proxy_rows else "sample",
+        exclude_self=exclude_self,
     )
 
 

@@ -37,7 +37,6 @@ def contrastive(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     pos_margin: float = 0.0,
     neg_margin: float = 0.5,
@@ -45,6 +44,7 @@ def contrastive(
     normalize: Normalize = "ball",
     reduction: Reduction = "active_mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Contrastive loss with two margins.
 
@@ -71,12 +71,12 @@ def triplet(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     margin: float = 0.05,
     normalize: Normalize = "ball",
     reduction: Reduction = "active_mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Σ_{p∈P_i, n∈N_i} (d_ip − d_in + margin)₊, over all triplets.
 
@@ -91,7 +91,6 @@ def multi_similarity(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     alpha: float = 2.0,
     beta: float = 50.0,
@@ -99,6 +98,7 @@ def multi_similarity(
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """(1/α) log(1 + Σ_P e^{−α(s−base)}) + (1/β) log(1 + Σ_N e^{β(s−base)}).
 
@@ -118,7 +118,6 @@ def proxy_nca(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     temperature: float = 1 / 9,
     variant: Literal["plus_plus", "original"] = "plus_plus",
@@ -126,6 +125,7 @@ def proxy_nca(
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """−log(Σ_P e^{−d²/T} / Σ_Z e^{−d²/T}); Z is P and N ("plus_plus") or N alone ("original").
 
@@ -149,13 +149,13 @@ def proxy_anchor(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     alpha: float = 32.0,
     margin: float = 0.1,
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "proxy",
+    exclude_self: bool = False,
 ) -> Tensor:
     """log(1 + Σ_P e^{−α(s−margin)}) + log(1 + Σ_N e^{α(s+margin)}) (arXiv 2003.13911, eq. 4).
 
@@ -175,13 +175,13 @@ def lifted_structure(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     margin: float = 1.0,
     variant: Literal["pair", "anchor"] = "pair",
     normalize: Normalize = None,
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """ "pair":   ½ Σ_{j∈P_i} (log(Σ_{k∈N_i} e^{margin−d_ik} + Σ_{l∈N_j} e^{margin−d_jl}) + d_ij)₊²
     "anchor": (log Σ_P e^{d} + log Σ_N e^{margin−d})₊, a logarithm of an empty sum counting as 0
@@ -211,12 +211,12 @@ def negative_lse(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     margin: float,
     normalize: Normalize,
     reduction: Reduction,
     anchor: Anchor,
+    exclude_self: bool = False,
 ) -> Tensor:
     """log Σ_N e^{margin−d}, −1e30 for a row without negatives: what "pair" of `lifted_structure` needs of them."""
     pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
@@ -230,7 +230,6 @@ def margin_softmax(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     scale: float = 64.0,
     margin: float = 0.5,
@@ -238,6 +237,7 @@ def margin_softmax(
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Cross-entropy of scale·s_c over classes, s_c that of the class's best proxy; the row's own becomes
 
@@ -269,7 +269,6 @@ def soft_triple(
     references: Tensor | None,
     labels: Tensor,
     reference_labels: Tensor | None = None,
-    exclude_self: bool = False,
     *,
     scale: float = 20.0,
     gamma: float = 0.1,
@@ -278,6 +277,7 @@ def soft_triple(
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
     anchor: Anchor = "sample",
+    exclude_self: bool = False,
 ) -> Tensor:
     """Cross-entropy of scale·(S_c − margin·1_own), S_c = Σ_k softmax_k(s_ck/gamma)·s_ck (arXiv 1909.05235, eq. 8);
 
