@@ -252,6 +252,6 @@ def test_no_gradient_is_computed_for_the_memory() -> None:
     assert first.grad is None
     references = torch.cat([x.detach(), first.detach()])
     expected = F.contrastive(
-        x, references, labels, torch.cat([labels, torch.arange(4)]), True, **CONTRASTIVE.options
+        x, references, labels, torch.cat([labels, torch.arange(4)]), exclude_self=True, **CONTRASTIVE.options
     )
     assert torch.equal(x.grad, torch.autograd.grad(expected, x)[0])
