@@ -1,0 +1,167 @@
+"""The guide: its code runs, its tables of defaults are the code's, everything public has a place, and it builds."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from helpers import one_thread  # noqa: F401
+
+import ccp_fast
+from ccp_fast import functional, losses, nn, samplers
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "figures")
+
+# A comment in front of a block or a table: what it is about.
+BLOCK = re.compile(r"(?:^% needs: (?P<needs>\S+)\n\n)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+DEFAULTS = re.compile(r"^% defaults: (?P<of>\S+)\n\n(?P<table>(?:^\|.*\n)+)", re.M)
+ROW = re.compile(r"^\| `(?P<name>\w+)` \| (?:`(?P<default>[^`]+)`|required) \|", re.M)
+
+# Of every loss, in docs/losses/index.md.
+SHARED = {"anchors", "references", "labels", "reference_labels", "exclude_self"}
+COMMON = {"normalize", "reduction", "anchor"}  # whose defaults a loss's own table may leave out
+
+needs_trainer = pytest.mark.skipif(
+    importlib.util.find_spec("pydantic") is None, reason="ccp-train needs the extra [train]"
+)
+
+
+class Table(NamedTuple):
+    page: Path
+    of: str  # dotted name
+    rows: dict[str, str | None]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(DOCS))
+
+
+def blocks(page: Path, kind: str) -> list[tuple[str, str | None]]:
+    """Code, and the dotted name it needs."""
+    text = page.read_text(encoding="utf-8")
+    return [(m["code"], m["needs"]) for m in BLOCK.finditer(text) if m["kind"] == kind]
+
+
+def exists(dotted: str) -> bool:
+    try:
+        pkgutil.resolve_name(dotted)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def tables() -> list[Table]:
+    return [
+        Table(page, m["of"], {row["name"]: row["default"] for row in ROW.finditer(m["table"])})
+        for page in PAGES
+        for m in DEFAULTS.finditer(page.read_text(encoding="utf-8"))
+    ]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name_of)
+def test_code_runs(page: Path) -> None:
+    """The blocks of a page one after the other, as a reader would paste them."""
+    torch.manual_seed(0)
+    scope: dict[str, Any] = {}
+    for code, needs in blocks(page, "python"):
+        if needs is not None and not exists(needs):
+            pytest.skip(f"{needs} does not exist")
+        exec(compile(code, str(page), "exec"), scope)
+
+
+def commands() -> list[Any]:
+    found = []
+    for page in PAGES:
+        for code, needs in blocks(page, "bash"):
+            lines = [line for line in code.splitlines() if line.startswith("ccp-train")]
+            found += [pytest.param(line, needs, id=f"{name_of(page)}: {line}") for line in lines]
+    return found
+
+
+@needs_trainer
+@pytest.mark.parametrize(("line", "needs"), commands())
+def test_commands_are_understood(line: str, needs: str | None) -> None:
+    from typer.testing import CliRunner
+
+    from ccp_fast.cli.train_command import app
+
+    if needs is not None and not exists(needs):
+        pytest.skip(f"{needs} does not exist")
+    result = CliRunner().invoke(app, [*shlex.split(line)[1:], "--show-config"])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("table", tables(), ids=lambda t: f"{name_of(t.page)}: {t.of}")
+def test_defaults_are_those_of_the_code(table: Table) -> None:
+    if ".training." in table.of:
+        pytest.importorskip("pydantic", reason="ccp-train needs the extra [train]")
+    if not exists(table.of):
+        pytest.skip(f"{table.of} does not exist")
+    parameters = inspect.signature(pkgutil.resolve_name(table.of)).parameters
+    for name, default in table.rows.items():
+        expected = parameters[name].default
+        if default is None:
+            assert expected is inspect.Parameter.empty, name
+        else:
+            assert eval(default, {"torch": torch}) == expected, name
+    if ".training." not in table.of:  # of a section of settings a page may show some
+        assert parameters.keys() - table.rows.keys() - SHARED - COMMON == set()
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "losses").glob("[!i]*.md")), ids=lambda p: p.stem)
+def test_a_page_of_a_loss_has_all_its_parts(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for part in ("Formula", "When", "Knobs", "At the extremes", "Use it", "Source"):
+        assert f"\n## {part}\n" in text
+    assert f"% defaults: ccp_fast.functional.{page.stem}\n" in text
+
+
+@pytest.mark.parametrize("module", [ccp_fast, functional, losses, samplers, nn], ids=lambda m: m.__name__)
+def test_every_public_name_has_a_place(module: Any) -> None:
+    """In a page that was written, not only in the reference that is made from docstrings."""
+    written = "\n".join(
+        page.read_text(encoding="utf-8")
+        for page in PAGES
+        if page.parent.name != "api" and page.name != "changelog.md"
+    )
+    missing = [n for n in module.__all__ if not n.startswith("__") and not re.search(rf"\b{n}\b", written)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", sorted({*losses.__all__} - {"MetricLoss"}))
+def test_every_loss_has_a_page(name: str) -> None:
+    pages = [page.read_text(encoding="utf-8") for page in PAGES if page.parent.name == "losses"]
+    assert sum(f"ccp_fast.losses.{name}`" in text for text in pages) == 1
+
+
+@pytest.mark.slow
+def test_it_builds_without_a_warning(tmp_path: Path) -> None:
+    for module in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(module, reason="pip install 'ccp-fast[docs]'")
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "-q",
+        "-E",
+        "-b",
+        "html",
+        str(DOCS),
+        str(tmp_path / "html"),
+    ]
+    done = subprocess.run([*command, "-d", str(tmp_path / "doctrees")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "html" / "api" / "functional.html").read_text(encoding="utf-8")
+    for name in functional.__all__:
+        assert f'id="ccp_fast.functional.{name}"' in page
