@@ -22,7 +22,7 @@ extensions = [
     "docstrings",
     "measured_figure",
 ]
-exclude_patterns = ["_extensions", "figures/*.md"]
+exclude_patterns = ["_extensions", "figures"]
 html_theme = "furo"
 html_title = f"ccp_fast {version}"
 
@@ -30,6 +30,7 @@ myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "code"
+smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints = "signature"

@@ -3,7 +3,8 @@
 :::{measured} triplet
 :::
 
-shows figures/triplet.svg with the caption that was written beside it, figures/triplet.md: which runs it shows.
+shows figures/triplet.svg with the caption that was written beside it, figures/triplet.md: which runs it shows. The
+picture becomes a part of the page, so that its ink follows the page's light or dark colours.
 """
 
 from __future__ import annotations
@@ -31,11 +32,10 @@ class Measured(SphinxDirective):
         if not (picture.exists() and caption.exists()):
             return []
         figure = nodes.figure()
-        figure += nodes.image(uri=f"/figures/{picture.name}", alt=caption.read_text(encoding="utf-8").strip())
-        text = nodes.paragraph()
-        self.state.nested_parse([caption.read_text(encoding="utf-8").strip()], self.content_offset, text)
-        figure += nodes.caption("", "", *(text.children[0].children if text.children else []))
-        return [figure]
+        figure += nodes.raw("", picture.read_text(encoding="utf-8"), format="html")
+        text, messages = self.parse_inline(caption.read_text(encoding="utf-8").strip())
+        figure += nodes.caption("", "", *text)
+        return [figure, *messages]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

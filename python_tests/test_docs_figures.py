@@ -1,0 +1,96 @@
+"""docs/figures.py: what it trains, and that it draws the same twice."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+pytest.importorskip("safetensors", reason="ccp-train needs the extra [train]")
+
+import tiny_training
+from training_runs import tiny_data  # noqa: F401
+
+from ccp_fast.training.errors import UserError
+
+DOCS = Path(__file__).parents[1] / "docs"
+TINY = tuple(s for s in tiny_training.SETTINGS if s.partition("=")[0] not in ("threads", "steps"))
+
+
+@pytest.fixture(scope="module")
+def figures() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("guide_figures", DOCS / "figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_figure_has_a_place_and_its_runs(figures: ModuleType) -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
+    for name, runs in figures.FIGURES.items():
+        assert text.count(f":::{{measured}} {name}\n") == 1
+        assert set(runs) <= figures.RUNS.keys()
+    assert text.count("\n:::{measured} ") == len(figures.FIGURES)
+
+
+def test_figures_are_drawn_from_finished_runs(figures: ModuleType, tmp_path: Path) -> None:
+    assert figures.obtain("a", figures.Run("A", "c2", settings=TINY), 8, tmp_path, train=False) is None
+    runs = [
+        figures.obtain("a", figures.Run("A", "c2", "ccp", settings=TINY), 8, tmp_path),
+        figures.obtain(
+            "b", figures.Run("B", None, "intra-batch", settings=(*TINY, "intra_batch.heads=2")), 8, tmp_path
+        ),
+    ]
+    again = figures.obtain("a", figures.Run("A", "c2", "ccp", settings=TINY), 8, tmp_path, train=False)
+    assert again.run.summary == runs[0].run.summary
+    with pytest.raises(UserError, match="made with other settings than ccp-train --loss c1"):
+        figures.obtain("a", figures.Run("A", "c1", settings=TINY), 8, tmp_path)
+
+    for name, shown in (("ccp", runs), ("k_center", runs[:1])):
+        drawn = []
+        for attempt in ("1", "2"):
+            figures.write(name, shown, tmp_path / attempt)
+            drawn.append((tmp_path / attempt / f"{name}.svg").read_bytes())
+        assert drawn[0] == drawn[1]
+        assert len(drawn[0]) < figures.LARGEST
+        ElementTree.fromstring(drawn[0])
+        caption = (tmp_path / "1" / f"{name}.md").read_text(encoding="utf-8")
+        assert (
+            shlex.join(["ccp-train", *figures.Run("A", "c2", "ccp", settings=TINY).arguments(8)]) in caption
+        )
+
+
+def test_pairs_are_counted_once(figures: ModuleType) -> None:
+    class Embedder:
+        method = type("Method", (), {"normalize": "unit"})
+
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            return images
+
+    test = type("Test", (), {"images": torch.eye(4)[[0, 0, 1, 1]], "labels": torch.tensor([0, 0, 1, 1])})
+    found = figures.pairs(Embedder(), test)
+    assert found.positive[-1] == 1  # cosine 1
+    assert found.negative[figures.BINS // 2] == 1  # cosine 0
+    assert found.map_at_r == 1
+
+
+def test_covering_radii_by_chance(figures: ModuleType) -> None:
+    points = torch.randn(5, 6, 3)
+    radii = figures.covering_radii(points, 0)
+    assert radii.shape == (5, 6)
+    assert (radii.diff(dim=1) <= 0).all()
+    torch.testing.assert_close(radii[:, -1], torch.zeros(5), atol=1e-3, rtol=0)
+
+
+def test_unknown_names_are_refused(figures: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        figures.main(["tripled"])
+    assert "unknown figure 'tripled'" in capsys.readouterr().err
