@@ -20,7 +20,8 @@ def _indent(line: str) -> int:
 
 
 def _escaped(line: str) -> str:
-    """Without what reStructuredText would take for a substitution, an emphasis or a link; code is left alone."""
+    """Without what reStructuredText would take for a substitution, emphasis, link or list; code is left alone."""
+    line = re.sub(r"((?:^|: )\s*\w)\.(?=\s|$)", r"\1\\.", line)  # "b." begins a list
     parts = _CODE.split(line)
     parts[::2] = [re.sub(r"([|*])", r"\\\1", re.sub(r"(\w)_(?!\w)", r"\1\\_", p)) for p in parts[::2]]
     return "".join(parts)
