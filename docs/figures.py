@@ -1,7 +1,7 @@
 """The figures of the guide, made on `glyphs`: `python docs/figures.py` trains what is missing and draws all.
 
-    python docs/figures.py triplet ccp        these alone
-    python docs/figures.py --finished                no training: what the folder of runs has
+    python docs/figures.py triplet ccp      these alone
+    python docs/figures.py --finished       no training: what the folder of runs has
     python docs/figures.py --steps 4000 --runs DIR
 
 Runs lie in runs/guide as `ccp-train` leaves them: a finished one is used again, an interrupted one goes on. Each takes
@@ -77,6 +77,7 @@ RUNS = {
     "c2": Run("C2", "c2"),
     "triplet": Run("triplet", "triplet"),
     "multi_similarity": Run("Multi-Similarity", "multi_similarity"),
+    "lifted_structure": Run("lifted structure", "lifted_structure"),
     "proxy_nca": Run("ProxyNCA++", "proxy_nca"),
     "proxy_nca-100": Run("proxies at 100x", "proxy_nca", settings=FASTER),
     "proxy_anchor": Run("Proxy-Anchor", "proxy_anchor"),
@@ -97,6 +98,7 @@ FIGURES = {
     "contrastive": ("c2", "c1"),
     "triplet": ("triplet",),
     "multi_similarity": ("multi_similarity",),
+    "lifted_structure": ("lifted_structure",),
     "proxy_nca": ("proxy_nca", "proxy_nca-100"),
     "proxy_anchor": ("proxy_anchor", "proxy_anchor-100"),
     "soft_triple": ("soft_triple", "soft_triple-100"),

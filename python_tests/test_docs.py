@@ -22,8 +22,8 @@ from ccp_fast import functional, losses, nn, samplers
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "figures")
 
-# A comment in front of a block or a table: what it is about.
-BLOCK = re.compile(r"(?:^% needs: (?P<needs>\S+)\n\n)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+# A comment in front of a table: whose defaults it has.
 DEFAULTS = re.compile(r"^% defaults: (?P<of>\S+)\n\n(?P<table>(?:^\|.*\n)+)", re.M)
 ROW = re.compile(r"^\| `(?P<name>\w+)` \| (?:`(?P<default>[^`]+)`|required) \|", re.M)
 
@@ -46,18 +46,9 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(DOCS))
 
 
-def blocks(page: Path, kind: str) -> list[tuple[str, str | None]]:
-    """Code, and the dotted name it needs."""
+def blocks(page: Path, kind: str) -> list[str]:
     text = page.read_text(encoding="utf-8")
-    return [(m["code"], m["needs"]) for m in BLOCK.finditer(text) if m["kind"] == kind]
-
-
-def exists(dotted: str) -> bool:
-    try:
-        pkgutil.resolve_name(dotted)
-    except (ImportError, AttributeError):
-        return False
-    return True
+    return [m["code"] for m in BLOCK.finditer(text) if m["kind"] == kind]
 
 
 def tables() -> list[Table]:
@@ -73,30 +64,25 @@ def test_code_runs(page: Path) -> None:
     """The blocks of a page one after the other, as a reader would paste them."""
     torch.manual_seed(0)
     scope: dict[str, Any] = {}
-    for code, needs in blocks(page, "python"):
-        if needs is not None and not exists(needs):
-            pytest.skip(f"{needs} does not exist")
+    for code in blocks(page, "python"):
         exec(compile(code, str(page), "exec"), scope)
 
 
 def commands() -> list[Any]:
     found = []
     for page in PAGES:
-        for code, needs in blocks(page, "bash"):
-            lines = [line for line in code.splitlines() if line.startswith("ccp-train")]
-            found += [pytest.param(line, needs, id=f"{name_of(page)}: {line}") for line in lines]
+        lines = "".join(blocks(page, "bash")).splitlines()
+        found += [pytest.param(x, id=f"{name_of(page)}: {x}") for x in lines if x.startswith("ccp-train")]
     return found
 
 
 @needs_trainer
-@pytest.mark.parametrize(("line", "needs"), commands())
-def test_commands_are_understood(line: str, needs: str | None) -> None:
+@pytest.mark.parametrize("line", commands())
+def test_commands_are_understood(line: str) -> None:
     from typer.testing import CliRunner
 
     from ccp_fast.cli.train_command import app
 
-    if needs is not None and not exists(needs):
-        pytest.skip(f"{needs} does not exist")
     result = CliRunner().invoke(app, [*shlex.split(line)[1:], "--show-config"])
     assert result.exit_code == 0, result.output
 
@@ -105,8 +91,6 @@ def test_commands_are_understood(line: str, needs: str | None) -> None:
 def test_defaults_are_those_of_the_code(table: Table) -> None:
     if ".training." in table.of:
         pytest.importorskip("pydantic", reason="ccp-train needs the extra [train]")
-    if not exists(table.of):
-        pytest.skip(f"{table.of} does not exist")
     parameters = inspect.signature(pkgutil.resolve_name(table.of)).parameters
     for name, default in table.rows.items():
         expected = parameters[name].default

@@ -1,7 +1,7 @@
 """Docstrings of the package as reStructuredText: they are written to be read in the source.
 
-There an indented block is code, `|x|` is a norm and a module's docstring is a table of arguments. The pages have the
-last one as a table of their own.
+There an indented block is code, columns are aligned, `|x|` is a norm and a module's docstring is a table of arguments,
+which the pages have as a table of their own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 _SECTION = re.compile(r"\s*(Args|Arguments|Attributes|Raises|Returns|Yields|Note|Example)s?:")
+_FAR = 8  # columns; less is the indentation of a section's arguments
 _CODE = re.compile(r"(``.+?``|`[^`]+`)")
 
 
@@ -27,19 +28,33 @@ def _escaped(line: str) -> str:
     return "".join(parts)
 
 
+def _is_table(lines: list[str], start: int) -> bool:
+    """Whether a paragraph has two aligned columns: the second goes on in lines of its own, far to the right."""
+    for line in lines[start:]:
+        if not line.strip():
+            return False
+        if _indent(line) >= _FAR:
+            return True
+    return False
+
+
 def to_rst(lines: list[str]) -> list[str]:
-    """Indented blocks behind an empty line as literal blocks, the rest escaped."""
+    """Indented blocks behind an empty line as literal blocks, aligned columns as line blocks, the rest escaped."""
     result: list[str] = []
-    in_section, literal = False, None
+    in_section, in_table, literal = False, False, None
     for i, line in enumerate(lines):
         if literal is not None and (not line.strip() or _indent(line) >= literal):
             result.append(line)
             continue
         literal = None
+        begins = i == 0 or not lines[i - 1].strip()
         if line.strip() and not line.startswith(" "):
             in_section = bool(_SECTION.match(line))
-        begins = line.startswith("    ") and not in_section and i > 0 and not lines[i - 1].strip()
         if begins:
+            in_table = not in_section and not line.startswith(" ") and _is_table(lines, i)
+        if in_table and line.strip():
+            result.append(("  " if line.startswith(" ") else "| ") + _escaped(line.strip()))
+        elif begins and line.startswith("    ") and not in_section:
             literal = _indent(line)
             result += ["::", "", line]
         else:
