@@ -7,6 +7,7 @@ missing or do not load, and telling why is what this command is for.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 
 
@@ -21,7 +22,10 @@ def main() -> int:
     from ccp_fast._info import format_info, info
 
     facts = info()
-    print(format_info(facts))
+    try:
+        print(format_info(facts), flush=True)
+    except BrokenPipeError:  # `ccp-info | head`: the reader has gone, and Python would say so once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int("operators" in facts["missing"])
 
 
