@@ -24,7 +24,7 @@ def main() -> int:
     facts = info()
     try:
         print(format_info(facts), flush=True)
-    except BrokenPipeError:  # `ccp-info | head`: the reader has gone, and Python would say so once more at exit
+    except BrokenPipeError:  # `ccp-info | head`: else Python says so once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int("operators" in facts["missing"])
 

@@ -54,9 +54,7 @@ PairShapes check_pairs(const Tensor& anchors, const Tensor& references, const Te
             "reference_labels: expected with references of shape [N, D], and only then");
   if (reference_labels) check_labels(*reference_labels, shapes.references, "reference_labels");
   CCP_CHECK(!exclude_self || shapes.samples <= shapes.references, "references: expected at least ", shapes.samples,
-            ", one for each anchor, where a sample's pair with itself "
-            "is left out, got ",
-            shapes.references);
+            ", one for each anchor, where a sample's pair with itself is left out, got ", shapes.references);
   return shapes;
 }
 
