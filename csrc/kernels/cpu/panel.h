@@ -22,23 +22,34 @@ struct Panel {
   Integer<T>* labels;  // [count]
   Integer<T>* ids;     // [count] index within the side
   int64_t count;
-  int64_t stride;
+  int64_t stride;  // numbers from vector to vector
+  int64_t width;   // of a vector with its padding
 
   Panel from(int64_t begin, int64_t n) const {
-    return {values + begin * stride, squared_norm + begin, scale + begin, labels + begin, ids + begin, n, stride};
+    return {
+        values + begin * stride, squared_norm + begin, scale + begin, labels + begin, ids + begin, n, stride, width};
   }
 };
+
+// The stride for vectors of this width: an odd number of cache lines. A power of two would put a column of a panel into
+// few of the cache's sets, where it does not stay.
+template <class T>
+constexpr int64_t spread_stride(int64_t width) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  return ((width + kLine - 1) / kLine | 1) * kLine;
+}
 
 template <class T>
 class PanelStorage {
  public:
-  PanelStorage(int64_t capacity, int64_t stride)
+  PanelStorage(int64_t capacity, int64_t stride) : PanelStorage(capacity, stride, stride) {}
+  PanelStorage(int64_t capacity, int64_t stride, int64_t width)
       : values_(capacity * stride),
         norms_(capacity),
         scales_(capacity),
         labels_(capacity),
         ids_(capacity),
-        panel_{values_, norms_, scales_, labels_, ids_, capacity, stride} {}
+        panel_{values_, norms_, scales_, labels_, ids_, capacity, stride, width} {}
   const Panel<T>& panel() const { return panel_; }
 
  private:
@@ -55,26 +66,26 @@ CCP_HD T sum_lanes(Vec<T> v) {
 }
 
 template <class T>
-CCP_HD T dot(const T* a, const T* b, int64_t stride) {
+CCP_HD T dot(const T* a, const T* b, int64_t width) {
   Vec<T> sum{};
-  for (int64_t d = 0; d < stride; d += kLanes<T>) sum = sum + load(a + d) * load(b + d);
+  for (int64_t d = 0; d < width; d += kLanes<T>) sum = sum + load(a + d) * load(b + d);
   return sum_lanes<T>(sum);
 }
 
 // ‖v‖, also where the squares leave float's range.
 template <class T>
-CCP_HD double norm(const T* v, int64_t stride) {
-  const T squares = dot(v, v, stride);
+CCP_HD double norm(const T* v, int64_t width) {
+  const T squares = dot(v, v, width);
   if (squares > T(1e-30) && squares < T(1e30)) return ::sqrt(double(squares));
   double exact = 0;
-  for (int64_t d = 0; d < stride; ++d) exact += double(v[d]) * double(v[d]);
+  for (int64_t d = 0; d < width; ++d) exact += double(v[d]) * double(v[d]);
   return ::sqrt(exact);
 }
 
 template <class T>
-CCP_HD T normalizing_scale(Normalize normalize, const T* v, int64_t stride) {
+CCP_HD T normalizing_scale(Normalize normalize, const T* v, int64_t width) {
   if (normalize == Normalize::kNone) return T(1);
-  const double length = norm(v, stride);
+  const double length = norm(v, width);
   if (normalize == Normalize::kBall) return length > 1 ? T(1 / length) : T(1);
   return length > 1e-12 ? T(1 / length) : T(length * 0);  // a zero vector stays zero, NaN stays NaN
 }
@@ -83,22 +94,22 @@ CCP_HD T normalizing_scale(Normalize normalize, const T* v, int64_t stride) {
 template <class T>
 inline void load_panel(const EmbeddingSide& side, int64_t dim, Normalize normalize, const int64_t* chosen,
                        int64_t begin, int64_t count, int64_t padded, const Panel<T>& panel) {
-  const int64_t stride = panel.stride;
+  const int64_t stride = panel.stride, width = panel.width;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t item = chosen ? chosen[begin + i] : begin + i;
     T* v = panel.values + i * stride;
     read_elements(side.data, side.dtype, item * dim, dim, v);
-    for (int64_t d = dim; d < stride; ++d) v[d] = T(0);
-    const T scale = normalizing_scale(normalize, v, stride);
+    for (int64_t d = dim; d < width; ++d) v[d] = T(0);
+    const T scale = normalizing_scale(normalize, v, width);
     if (scale != T(1))
-      for (int64_t d = 0; d < stride; d += kLanes<T>) store(v + d, load(v + d) * scale);
+      for (int64_t d = 0; d < width; d += kLanes<T>) store(v + d, load(v + d) * scale);
     panel.scale[i] = scale;
-    panel.squared_norm[i] = dot(v, v, stride);
+    panel.squared_norm[i] = dot(v, v, width);
     panel.labels[i] = Integer<T>(side.labels ? side.labels[item] : item / side.group);
     panel.ids[i] = Integer<T>(item);
   }
   for (int64_t i = count; i < padded; ++i) {
-    memset(panel.values + i * stride, 0, sizeof(T) * size_t(stride));
+    memset(panel.values + i * stride, 0, sizeof(T) * size_t(width));
     panel.scale[i] = panel.squared_norm[i] = T(0);
     panel.labels[i] = panel.ids[i] = Integer<T>(-1);
   }
@@ -113,8 +124,8 @@ inline void store_gradient(T* g, T along, const Panel<T>& panel, int64_t i, Norm
   const T* v = panel.values + i * panel.stride;
   const T scale = panel.scale[i];
   if (normalize == Normalize::kUnit || (normalize == Normalize::kBall && scale < T(1)))
-    along = -dot(g, v, panel.stride);  // g + along·v̂ loses its part along v̂, whatever `along` was
-  for (int64_t d = 0; d < panel.stride; d += kLanes<T>) store(g + d, (load(g + d) + load(v + d) * along) * scale);
+    along = -dot(g, v, panel.width);  // g + along·v̂ loses its part along v̂, whatever `along` was
+  for (int64_t d = 0; d < panel.width; d += kLanes<T>) store(g + d, (load(g + d) + load(v + d) * along) * scale);
   write_elements(g, dim, out, dtype, int64_t(panel.ids[i]) * dim);
 }
 

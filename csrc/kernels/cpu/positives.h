@@ -15,9 +15,9 @@ class PositivesTable {
 
  public:
   // `blocks` tables; `counters` sets of counters (a block has one per slice).
-  PositivesTable(const SimilarityProblem& problem, int64_t stride, bool used, int64_t blocks, int64_t counters)
+  PositivesTable(const SimilarityProblem& problem, int64_t width, bool used, int64_t blocks, int64_t counters)
       : p_(problem),
-        stride_(stride),
+        width_(width),
         most_(used ? problem.column_classes.largest : 0),
         distances_(blocks * kVectors * most_),
         farthest_(blocks * kVectors),
@@ -46,7 +46,7 @@ class PositivesTable {
   void gather(const RowBlock<T>& rows, int64_t block) {
     if (most_ == 0) return;
     for (int64_t i = 0; i < kVectors * most_; ++i) distances_[block * kVectors * most_ + i] = V{} - infinity();
-    PanelStorage<T> storage(kTileColumns, stride_);
+    PanelStorage<T> storage(kTileColumns, width_);
     Buffer<T> x(kTileRows * kTileColumns);
     Buffer<int64_t> members(most_);
     for (int64_t i = 0; i < rows.count; ++i) {
@@ -102,7 +102,7 @@ class PositivesTable {
   }
 
   const SimilarityProblem& p_;
-  const int64_t stride_, most_;
+  const int64_t width_, most_;
   Buffer<V> distances_, farthest_, active_;
 };
 

@@ -165,8 +165,8 @@ class Driver {
     const bool stream_columns = sweep_.streams_columns();
     const int64_t tiles = sweep_.resident_tiles();
     const bool used = Loss::kUsesPositives;
-    if (!stream_columns) return PositivesTable<T>(p_, sweep_.stride(), used, slices, slices);
-    PositivesTable<T> table(p_, sweep_.stride(), used, tiles, slices * tiles);
+    if (!stream_columns) return PositivesTable<T>(p_, sweep_.width(), used, slices, slices);
+    PositivesTable<T> table(p_, sweep_.width(), used, tiles, slices * tiles);
     p_.parallel_for(tiles, [&](int64_t b) { table.gather(sweep_.resident_rows(b), b); });
     return table;
   }
@@ -401,7 +401,7 @@ class Driver {
     const Panel<T>& row = visit.rows.panel;
     for (int64_t i = v * L; i < smaller((v + 1) * L, visit.rows.count); ++i)
       if (close[i - v * L])
-        add_difference(pull[i - v * L], row.values + i * row.stride, visit.columns.values + j * row.stride, row.stride,
+        add_difference(pull[i - v * L], row.values + i * row.stride, visit.columns.values + j * row.stride, row.width,
                        rows ? rows.values(visit.row_slot, i) : nullptr,
                        columns ? columns.values(visit.column_slot, j) : nullptr);
   }

@@ -35,8 +35,9 @@ class Sweep {
       : p_(problem),
         stream_columns_(stream_columns),
         tile_columns_(whole_groups ? kTileColumns / problem.columns.group * problem.columns.group : kTileColumns),
-        stride_(ceil_div(larger(problem.dim, 1), kLanes<T>) * kLanes<T>),
-        resident_(resident_tiles() * kTileRows, stride_),
+        width_(ceil_div(larger(problem.dim, 1), kLanes<T>) * kLanes<T>),
+        stride_(spread_stride<T>(width_)),
+        resident_(resident_tiles() * kTileRows, stride_, width_),
         transposed_(stream_columns ? ceil_div(problem.rows.count, kTileRows) * kTileRows * problem.dim : 0) {
     static_assert(kTileRows == kTileColumns, "one panel size for both sides");
     p_.parallel_for(resident_tiles(), [&](int64_t t) {
@@ -47,6 +48,7 @@ class Sweep {
   }
 
   bool streams_columns() const { return stream_columns_; }
+  int64_t width() const { return width_; }
   int64_t stride() const { return stride_; }
   int64_t resident_tiles() const { return ceil_div(resident_side().count, resident_tile()); }
   const EmbeddingSide& streamed_side() const { return stream_columns_ ? p_.columns : p_.rows; }
@@ -74,7 +76,7 @@ class Sweep {
   void run(const int64_t* chosen, int64_t count, const Begin& begin, const Tile& tile, const End& end) const {
     const int64_t slices = this->slices(count), tiles = ceil_div(count, streamed_tile());
     p_.parallel_for(slices, [&](int64_t slice) {
-      PanelStorage<T> storage(kTileRows, stride_);
+      PanelStorage<T> storage(kTileRows, stride_, width_);
       Buffer<T> transposed(stream_columns_ ? 0 : kTileRows * p_.dim);
       Buffer<T> x(kTileRows * kTileColumns);
       for (int64_t t = tiles * slice / slices; t < tiles * (slice + 1) / slices; ++t) {
@@ -104,7 +106,7 @@ class Sweep {
   const SimilarityProblem& p_;
   const bool stream_columns_;
   const int64_t tile_columns_;
-  const int64_t stride_;
+  const int64_t width_, stride_;
   PanelStorage<T> resident_;
   Buffer<T> transposed_;
 };

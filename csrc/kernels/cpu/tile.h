@@ -96,9 +96,9 @@ inline void transpose_rows(const RowBlock<T>& block, int64_t dim) {
 }
 
 template <class T>
-inline double squared_distance(const T* a, const T* b, int64_t stride) {
+inline double squared_distance(const T* a, const T* b, int64_t width) {
   Vec<T> sum{};
-  for (int64_t d = 0; d < stride; d += kLanes<T>) {
+  for (int64_t d = 0; d < width; d += kLanes<T>) {
     const Vec<T> difference = load(a + d) - load(b + d);
     sum = sum + difference * difference;
   }
@@ -134,7 +134,7 @@ inline void compute_tile(Metric metric, const RowBlock<T>& rows, const Panel<T>&
         for (int i = 0; i < L; ++i)
           if (close[i])
             squared[i] = T(squared_distance(rows.panel.values + (v * L + i) * rows.panel.stride,
-                                            columns.values + j * columns.stride, columns.stride));
+                                            columns.values + j * columns.stride, columns.width));
       }
       store(out, metric == Metric::kDistance ? sqrt(squared) : squared);
     }
@@ -144,8 +144,8 @@ inline void compute_tile(Metric metric, const RowBlock<T>& rows, const Panel<T>&
 // Adds the gradient pull · (row - column) of a pair to its row's and takes it off its column's, either of which may be
 // nullptr.
 template <class T>
-inline void add_difference(T pull, const T* row, const T* column, int64_t stride, T* row_gradient, T* column_gradient) {
-  for (int64_t d = 0; d < stride; d += kLanes<T>) {
+inline void add_difference(T pull, const T* row, const T* column, int64_t width, T* row_gradient, T* column_gradient) {
+  for (int64_t d = 0; d < width; d += kLanes<T>) {
     const Vec<T> force = (load(row + d) - load(column + d)) * pull;
     if (row_gradient) store(row_gradient + d, load(row_gradient + d) + force);
     if (column_gradient) store(column_gradient + d, load(column_gradient + d) - force);
@@ -157,7 +157,8 @@ template <class T>
 inline void add_rows_to_columns(const T* g, const RowBlock<T>& rows, const int64_t* touched, int64_t count, T* out,
                                 int64_t stride) {
   multiply<T>(
-      count, stride / kLanes<T>, rows.count, true, [&](int64_t p, int64_t i) { return g[touched[p] * kTileRows + i]; },
+      count, rows.panel.width / kLanes<T>, rows.count, true,
+      [&](int64_t p, int64_t i) { return g[touched[p] * kTileRows + i]; },
       [&](int64_t i) { return rows.panel.values + i * stride; }, [&](int64_t p) { return out + touched[p] * stride; });
 }
 
@@ -166,8 +167,7 @@ template <class T>
 inline void add_columns_to_rows(const T* g, const Panel<T>& columns, const int64_t* touched, int64_t count, T* out,
                                 int64_t rows) {
   multiply<T>(
-      rows, columns.stride / kLanes<T>, count, true,
-      [&](int64_t p, int64_t k) { return g[touched[k] * kTileRows + p]; },
+      rows, columns.width / kLanes<T>, count, true, [&](int64_t p, int64_t k) { return g[touched[k] * kTileRows + p]; },
       [&](int64_t k) { return columns.values + touched[k] * columns.stride; },
       [&](int64_t p) { return out + p * columns.stride; });
 }
