@@ -17,7 +17,7 @@ namespace {
 
 // Addresses, as torch's tensors tell them; numpy has no bfloat16.
 cuda::Side side_at(uintptr_t data, const std::string& dtype, int64_t count) {
-  return {reinterpret_cast<const void*>(data), dtype_named(dtype), count, nullptr, 1};
+  return {reinterpret_cast<const void*>(data), dtype_named(dtype), count, nullptr, 1, 0};
 }
 
 void run(uintptr_t anchors, const std::string& anchors_dtype, int64_t m, uintptr_t references,

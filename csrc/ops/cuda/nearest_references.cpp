@@ -11,7 +11,7 @@ namespace {
 cuda::Side side_of(const Tensor& tensor, int64_t count, const char* name) {
   const Dtype dtype = dtype_of(tensor, name);
   CCP_CHECK(dtype != Dtype::kFloat64, name, ": expected float32, bfloat16 or float16 on a GPU, got float64");
-  return {tensor.const_data_ptr(), dtype, count, nullptr, 1};
+  return {tensor.const_data_ptr(), dtype, count, nullptr, 1, 0};
 }
 
 }  // namespace
