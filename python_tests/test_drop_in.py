@@ -13,6 +13,7 @@ from pytorch_metric_learning import losses as peers
 from pytorch_metric_learning.samplers import MPerClassSampler as PeerSampler
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
 from torch import Tensor, nn
 
 import ccp_fast
@@ -216,11 +217,17 @@ def test_a_batch_larger_than_the_memory() -> None:
     assert memory.fill == COUNT - 1
 
 
+# As it is by default, without faiss.
+CALCULATOR = AccuracyCalculator(
+    include=("precision_at_1",), k=1, knn_func=CustomKNN(distances.LpDistance(normalize_embeddings=False))
+)
+
+
 def test_large_labels_are_told_apart_in_retrieval() -> None:
     """Every sample's nearest is of the other class."""
     embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0], [0.01, 1.0]])
     labels = torch.tensor([2**24, 2**24 + 1, 2**24, 2**24 + 1])
-    theirs = AccuracyCalculator(include=("precision_at_1",), k=1).get_accuracy(embeddings, labels)
+    theirs = CALCULATOR.get_accuracy(embeddings, labels)
     ours = ccp_fast.evaluation.retrieval(embeddings, labels, metrics=("precision_at_1",))
     assert (theirs["precision_at_1"], ours["precision_at_1"]) == (1, 0)
 
@@ -230,7 +237,7 @@ def test_embeddings_are_normalised_in_retrieval_unless_asked_otherwise() -> None
         torch.tensor([[1.0, 0.0], [9.0, 0.1], [1.0, 0.5], [9.0, 4.6]]),
         torch.tensor([0, 0, 1, 1]),
     )
-    theirs = AccuracyCalculator(include=("precision_at_1",), k=1).get_accuracy(embeddings, labels)
+    theirs = CALCULATOR.get_accuracy(embeddings, labels)
     ours = [
         ccp_fast.evaluation.retrieval(embeddings, labels, metrics=("precision_at_1",), **options)
         for options in ({}, {"normalize": None})
