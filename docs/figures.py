@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 import ccp_fast.functional as F
-from ccp_fast.data import ImageSet
+from ccp_fast.data import ImageSource
 from ccp_fast.evaluation import retrieval
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.training import trainer
 from ccp_fast.training.config import Config, load_config
-from ccp_fast.training.data import TrainingData, load_splits
+from ccp_fast.training.datasets import load_splits
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.files import write_atomically
@@ -149,9 +149,9 @@ class Pairs(NamedTuple):
     map_at_r: float
 
 
-def pairs(learner: Learner, test: ImageSet) -> Pairs:
+def pairs(learner: Learner, test: ImageSource) -> Pairs:
     """Of every two test images."""
-    embeddings = learner.embed(test.images)
+    embeddings = learner.embed(test)
     unit = normalise(embeddings, "unit")
     same = test.labels[:, None] == test.labels
     above = torch.ones_like(same).triu(1)  # each pair once
@@ -163,11 +163,11 @@ def pairs(learner: Learner, test: ImageSet) -> Pairs:
 
 def before_and_after(run: RunFolder) -> tuple[Pairs, Pairs]:
     """Of the network as it began, and at the best step."""
-    splits = load_splits()
-    learner = Learner(run.config, TrainingData(splits.train, run.config))
-    before = pairs(learner, splits.test)
+    splits = load_splits(run.config)
+    learner = Learner(run.config, splits.train)
+    before = pairs(learner, splits.test.query)
     learner.load_weights(run.at(best_step(run)).state["learner"])
-    return before, pairs(learner, splits.test)
+    return before, pairs(learner, splits.test.query)
 
 
 def best_step(run: RunFolder) -> int:
@@ -212,10 +212,10 @@ def training(name: str, runs: list[Finished]) -> tuple[str, str]:
 def k_center(name: str, runs: list[Finished]) -> tuple[str, str]:
     """Figure and caption: covering radii of the test classes, by k-center and by chance."""
     (one,) = runs
-    splits = load_splits()
-    learner = Learner(one.run.config, TrainingData(splits.train, one.run.config))
+    splits = load_splits(one.run.config)
+    learner = Learner(one.run.config, splits.train)
     learner.load_weights(one.run.at(best_step(one.run)).state["learner"])
-    points = normalise(learner.embed(splits.test.images), "unit")
+    points = normalise(learner.embed(splits.test.query), "unit")
     classes, size = splits.test.num_classes, len(points) // splits.test.num_classes
     points = points.view(classes, size, -1)
     greedy = F.farthest_points(points, size).radii.double().mean(0)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from ccp_fast.cli import train
 from ccp_fast.cli.train_command import app
-from ccp_fast.training import data
+from ccp_fast.training import datasets
 from ccp_fast.training.run_folder import RunFolder
 
 SETTINGS = [part for setting in tiny_training.SETTINGS for part in ("--set", setting)]
@@ -22,7 +22,7 @@ SETTINGS = [part for setting in tiny_training.SETTINGS for part in ("--set", set
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data, "glyphs", tiny_training.images)
+    monkeypatch.setattr(datasets, "glyphs", tiny_training.images)
     threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     yield
     torch.set_num_threads(threads)
@@ -114,7 +114,7 @@ def test_a_missing_or_damaged_data_file_is_told_in_one_sentence(
         file.write_bytes(content)
     module = sys.modules["ccp_fast.data.glyphs"]  # as an attribute it is the function of the same name
     monkeypatch.setattr(module, "FILE", file)
-    monkeypatch.setattr(data, "glyphs", module.glyphs)
+    monkeypatch.setattr(datasets, "glyphs", module.glyphs)
     result = ccp_train("--steps", "1")
     assert result.exit_code == 2
     assert str(file) in result.stderr

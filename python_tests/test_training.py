@@ -16,7 +16,7 @@ from training_runs import QUIET, assert_same_results, check_page, tiny_data, wit
 
 pytest.importorskip("safetensors")
 
-from ccp_fast.training import compare, data, trainer
+from ccp_fast.training import compare, datasets, trainer
 from ccp_fast.training.augment import Augment, to_float
 from ccp_fast.training.config import AugmentConfig, Config, load_config, to_yaml
 from ccp_fast.training.data import TrainingData
@@ -24,6 +24,7 @@ from ccp_fast.training.errors import UserError
 from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.metrics import read_rows
+from ccp_fast.training.model import GlyphNet
 from ccp_fast.training.report import write_comparison_report, write_run_report
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.schedule import rate_factor
@@ -34,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run with CCP; not to be changed."""
     path = tmp_path_factory.mktemp("runs") / "unbroken"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "glyphs", tiny_training.images)
+        patch.setattr(datasets, "glyphs", tiny_training.images)
         trainer.train(tiny_training.config(), path, QUIET)
     return path
 
@@ -128,7 +129,7 @@ def test_unknown_loss_options_and_too_many_classes_are_told_before_a_folder_is_m
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
     images, samples = tiny_training.images("train"), [5, 3, 40, 41]
-    sets = [TrainingData(images, tiny_training.config(f"seed={seed}")) for seed in (0, 0, 1)]
+    sets = [TrainingData(images, tiny_training.config(f"seed={seed}"), GlyphNet.input) for seed in (0, 0, 1)]
     one, again, other = (s.batch(7, samples) for s in sets)
     sets[1].batch(3, samples)
     assert torch.equal(one.images, again.images)
@@ -205,7 +206,7 @@ def test_training_learns(tmp_path: Path) -> None:
 
 def test_proxies_that_are_never_chosen_again_stay_the_first_ones() -> None:
     config = tiny_training.config("ccp.reinitialize=false", "ccp.lam=0", "optimizer.lr=1e-12")
-    learner = Learner(config, TrainingData(tiny_training.images("train"), config))
+    learner = Learner(config, tiny_training.images("train"))
     for _ in range(7):
         learner.train_step()
     assert learner.criterion.proxies is not None

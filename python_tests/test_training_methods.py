@@ -16,7 +16,6 @@ from ccp_fast.nn import IntraBatchLoss
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.training import trainer
 from ccp_fast.training.config import Config, load_config
-from ccp_fast.training.data import TrainingData
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.methods import METHODS, run_name, title
@@ -34,7 +33,7 @@ NO_WARM_UP = "optimizer.proxy_warm_up=0"
 
 def learner(*settings: str) -> Learner:
     config = tiny_training.config(*settings)
-    return Learner(config, TrainingData(tiny_training.images("train"), config))
+    return Learner(config, tiny_training.images("train"))
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -188,8 +187,8 @@ def test_alternating_projects_onto_one_set_after_the_other() -> None:
     assert method.sampler.state_dict()["class_vectors"] is None  # step 10 is the first in which it mines
     while one.step < 10:
         one.train_step()
-    images = one.data.images.images[method.sampler.representatives(10)]
-    expected = normalise(embed(one.model, images), method.normalize)
+    images = one.data.plain_images(method.sampler.representatives(10))
+    expected = normalise(embed(one.model, [images]), method.normalize)
     one.train_step()
     assert torch.equal(method.sampler.state_dict()["class_vectors"], expected)
     assert one.clock.seconds["reinitialisation"] > 0
@@ -199,7 +198,7 @@ def test_alternating_projects_onto_one_set_after_the_other() -> None:
 def test_alternating_pairs_samples_with_representatives_alone() -> None:
     one = learner("method=alternating", "loss.name=c1", "loss.options.neg_margin=0.0")
     chosen = torch.tensor(one.method.sampler.batch(0))
-    labels = one.data.images.labels[chosen]
+    labels = one.data.labels[chosen]
     embeddings = torch.randn(8, 8, requires_grad=True)
     value = one.method.loss(embeddings, labels)
     unit = embeddings / embeddings.norm(dim=1, keepdim=True)
@@ -236,9 +235,11 @@ def test_intra_batch_trains_its_heads_with_the_network_and_searches_without() ->
         one.train_step()
     moved = {name for name, p in one.criterion.named_parameters() if not torch.equal(p, before[name])}
     assert moved == before.keys() - {"neck.bias"}
-    images = one.data.images.images[:6]
-    alone = torch.cat([one.embed(image[None]) for image in images])
-    torch.testing.assert_close(one.embed(images), alone)  # of others a sample's embedding knows nothing
+    images = one.data.plain_images(torch.arange(6))
+    alone = embed(one.model, images.split(1))
+    torch.testing.assert_close(
+        embed(one.model, [images]), alone
+    )  # of others a sample's embedding knows nothing
     assert one.method.normalize == "unit"
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ccp_fast.cli.train_command import app
 from ccp_fast.data import ImageSet
-from ccp_fast.training import data
+from ccp_fast.training import datasets
 from ccp_fast.training.config import Config, load_config
 from ccp_fast.training.learner import Learner
 
@@ -70,7 +70,7 @@ def hang_at(step: int) -> None:
 
 
 if __name__ == "__main__":
-    data.glyphs = images  # type: ignore[assignment]
+    datasets.glyphs = images  # type: ignore[assignment]
     if "TINY_TRAINING_HANGS_AT" in os.environ:
         hang_at(int(os.environ["TINY_TRAINING_HANGS_AT"]))
     app()

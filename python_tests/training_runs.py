@@ -12,7 +12,7 @@ import tiny_training
 import torch
 from helpers import assert_same_state
 
-from ccp_fast.training import data
+from ccp_fast.training import datasets
 from ccp_fast.training.display import Display
 from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.run_folder import RunFolder
@@ -22,7 +22,7 @@ QUIET = Display(quiet=True)
 
 @pytest.fixture(autouse=True)
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(data, "glyphs", tiny_training.images)
+    monkeypatch.setattr(datasets, "glyphs", tiny_training.images)
     threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     yield
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""A labelled set of images held in memory: what every data set of this package returns."""
+"""A labelled set of images held in memory, all of one size."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ccp_fast.data.source import ImageSource
+
 
 @dataclass(frozen=True)
-class ImageSet:
+class ImageSet(ImageSource):
     """Images with a class each, and where each came from.
 
     ``images``: uint8 ``[n, channels, height, width]``, 0..255. ``labels``: int64 ``[n]``, 0..num_classes-1,
@@ -22,11 +24,14 @@ class ImageSet:
     sources: tuple[str, ...]
     source_ids: Tensor
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return self.labels.shape[0]
+    def image(self, index: int) -> Tensor:
+        """One image, uint8 ``[channels, height, width]``."""
+        return self.images[index]
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
+    def caption(self, index: int) -> str:
+        """The class in the source."""
+        name = self.class_names[int(self.labels[index])]
+        return f"{name} in {self.sources[int(self.source_ids[index])]}"
+
+    def _taken(self, rows: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> ImageSet:
+        return ImageSet(self.images[rows], labels, class_names, self.sources, self.source_ids[rows])

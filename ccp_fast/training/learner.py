@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ccp_fast.data import ImageSource
 from ccp_fast.training.clock import PhaseClock
 from ccp_fast.training.config import Config
 from ccp_fast.training.data import TrainingData
+from ccp_fast.training.inputs import plain_batches
 from ccp_fast.training.methods import METHODS
 from ccp_fast.training.model import GlyphNet, embed
 from ccp_fast.training.optimizer import Optimization
@@ -19,14 +21,15 @@ from ccp_fast.training.optimizer import Optimization
 class Learner:
     """Network, method and optimizer; the state of a run is theirs and the number of the step."""
 
-    def __init__(self, config: Config, data: TrainingData) -> None:
+    def __init__(self, config: Config, images: ImageSource) -> None:
         torch.manual_seed(config.seed)
-        self.data = data
+        self.config = config
         self.step = 0  # steps done
         self.clock = PhaseClock()
         self.model = GlyphNet(config.model)
-        self.method = METHODS[config.method](config, data, self.model, self.clock)
-        self.optimization = Optimization(config, self.model, self.criterion, len(data.images.labels))
+        self.data = TrainingData(images, config, self.model.input)
+        self.method = METHODS[config.method](config, self.data, self.model, self.clock)
+        self.optimization = Optimization(config, self.model, self.criterion, len(images))
         self.method.attach(self.optimizer)
 
     @property
@@ -57,9 +60,9 @@ class Learner:
         self.step += 1
         return float(loss.detach())
 
-    def embed(self, images: Tensor) -> Tensor:
-        """uint8 images [n, c, h, w] to embeddings [n, dim], in eval mode."""
-        return embed(self.model, images)
+    def embed(self, images: ImageSource) -> Tensor:
+        """Embeddings [n, dim] of all images of a source, in eval mode."""
+        return embed(self.model, plain_batches(images, self.config, self.model.input))
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ccp_fast.training.augment import to_float
 from ccp_fast.training.config import ModelConfig
+from ccp_fast.training.inputs import NetworkInput
 
 
 class GlyphNet(nn.Module):
@@ -17,6 +18,8 @@ class GlyphNet(nn.Module):
     The first convolution halves the image, to save time; the last feature map is flattened, not averaged:
     where a stroke lies tells characters apart.
     """
+
+    input = NetworkInput(channels=1, size=32, mean=(0.0,), std=(1.0,))
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -37,11 +40,11 @@ class GlyphNet(nn.Module):
 
 
 @torch.no_grad()
-def embed(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
-    """uint8 images [n, c, h, w] to embeddings [n, dim] in eval mode; afterwards the network is in training mode."""
+def embed(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:
+    """Batches of input to embeddings [n, dim] in eval mode; afterwards the network is in training mode."""
     network.eval()
     try:
-        return torch.cat([network(to_float(part)) for part in torch.split(images, batch_size)])
+        return torch.cat([network(images) for images in batches])
     finally:
         network.train()
 

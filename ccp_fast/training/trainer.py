@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from ccp_fast.data import ImageSet
+from ccp_fast.data import EvaluationSet, Splits
 from ccp_fast.evaluation import retrieval
 from ccp_fast.training import environment
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.config import Config, with_settings
-from ccp_fast.training.data import Splits, TrainingData, first_classes, load_splits
+from ccp_fast.training.datasets import load_splits
 from ccp_fast.training.display import Display
 from ccp_fast.training.interrupt import Interrupted, StopRequest
 from ccp_fast.training.learner import Learner
@@ -32,10 +32,8 @@ def train(config: Config, path: Path, display: Display) -> Summary:
     Raises UserError for a folder that exists or settings that do not fit the data, Interrupted after Ctrl-C.
     """
     config = with_settings(config, threads=config.threads or torch.get_num_threads())
-    splits = load_splits()
-    Learner(
-        config, TrainingData(splits.train, config)
-    )  # what is wrong with the settings shows before a folder is made
+    splits = load_splits(config)
+    Learner(config, splits.train)  # what is wrong with the settings shows before a folder is made
     run = RunFolder.create(path, config, environment.describe(config.threads or 1))
     with run.lock():
         return Trainer(run, splits, display).run_to_the_end()
@@ -48,7 +46,7 @@ def resume(path: Path, display: Display) -> Summary:
     if finished is not None:
         return finished
     with run.lock():
-        trainer = Trainer(run, load_splits(), display)
+        trainer = Trainer(run, load_splits(run.config), display)
         saved = run.latest()
         if saved is not None:
             trainer.restore(saved)
@@ -65,8 +63,9 @@ class Trainer:
         # new memory with NaN, which helps to debug and costs time.
         torch.set_deterministic_debug_mode("error")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        self.learner = Learner(self.config, TrainingData(splits.train, self.config))
-        self.seen_train = first_classes(splits.train, self.config.evaluation.train_classes)
+        self.learner = Learner(self.config, splits.train)
+        seen = range(min(self.config.evaluation.train_classes, splits.train.num_classes))
+        self.seen_train = EvaluationSet(splits.train.of_classes(seen))
         self.best_step: int | None = None
         self.best_metric = -math.inf
         self.loss_sum, self.loss_count = 0.0, 0  # since the last evaluation
@@ -173,7 +172,14 @@ class Trainer:
         self.run.write_json("summary.json", summary)
         return summary
 
-    def _retrieval(self, images: ImageSet, metrics: tuple[str, ...]) -> dict[str, float]:
+    def _retrieval(self, images: EvaluationSet, metrics: tuple[str, ...]) -> dict[str, float]:
         """With distances between vectors as the loss sees them."""
-        embeddings = self.learner.embed(images.images)
-        return retrieval(embeddings, images.labels, metrics=metrics, normalize=self.learner.method.normalize)
+        gallery = images.gallery
+        return retrieval(
+            self.learner.embed(images.query),
+            images.query.labels,
+            None if gallery is None else self.learner.embed(gallery),
+            None if gallery is None else gallery.labels,
+            metrics,
+            normalize=self.learner.method.normalize,
+        )

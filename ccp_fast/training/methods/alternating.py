@@ -38,7 +38,7 @@ class Alternating(Method):
         c, batch = self.config.alternating, self.config.batch
         kind = HardClassSampler if c.hard_classes else RepresentativeSampler
         return kind(
-            self.data.images.labels, batch.classes, batch.samples, lifetime=c.lifetime, seed=self.config.seed
+            self.data.labels, batch.classes, batch.samples, lifetime=c.lifetime, seed=self.config.seed
         )
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -54,8 +54,9 @@ class Alternating(Method):
             self.projection.lam = self.config.alternating.lam
         if isinstance(self.sampler, HardClassSampler) and step >= self._mining_from:
             with self.clock("reinitialisation"):
-                images = self.data.images.images[self.sampler.representatives(step)]
-                self.sampler.update(normalise(embed(self.model, images), self.normalize))
+                parts = self.sampler.representatives(step).split(256)
+                embeddings = embed(self.model, map(self.data.plain_images, parts))
+                self.sampler.update(normalise(embeddings, self.normalize))
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Of the other samples to the representatives of all classes in the batch."""

@@ -44,7 +44,7 @@ class Method:
         """What trains, or is saved, beside the network; by default the loss that the configuration names."""
         return build_loss(
             self.config,
-            self.data.images.num_classes,
+            self.data.num_classes,
             proxies=self.needs_proxies,
             allow_proxy_losses=self.proxy_losses,
         )
@@ -52,7 +52,7 @@ class Method:
     def make_sampler(self) -> MPerClassSampler:
         """The batches by number."""
         batch = self.config.batch
-        return MPerClassSampler(self.data.images.labels, batch.classes, batch.samples, seed=self.config.seed)
+        return MPerClassSampler(self.data.labels, batch.classes, batch.samples, seed=self.config.seed)
 
     @property
     def normalize(self) -> Normalize:

@@ -26,7 +26,7 @@ class Ccp(Method):
     def __init__(self, config: Config, data: TrainingData, model: nn.Module, clock: PhaseClock) -> None:
         super().__init__(config, data, model, clock)
         c = config.ccp
-        self._pools = ClassPoolSampler(data.images.labels, c.pool_size, seed=config.seed)
+        self._pools = ClassPoolSampler(data.labels, c.pool_size, seed=config.seed)
         self.ccp = AlternatingProjections(
             model,
             self.metric_loss,

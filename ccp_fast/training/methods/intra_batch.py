@@ -20,7 +20,7 @@ class IntraBatch(Method):
         """Message passing and the two heads."""
         c = self.config.intra_batch
         return IntraBatchLoss(
-            self.data.images.num_classes,
+            self.data.num_classes,
             self.config.model.dim,
             c.heads,
             c.layers,

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ccp_fast.data import ImageSet
+from ccp_fast.data import EvaluationSet, ImageSource
 from ccp_fast.evaluation import nearest, retrieval_per_query
 from ccp_fast.functional import Normalize
-from ccp_fast.training.report.images import ink_on_paper
+from ccp_fast.training.report.images import thumbnail
+
+MOST_SHOWN = 12  # neighbours of a query
 
 
 @dataclass(frozen=True)
@@ -40,29 +42,40 @@ class Gallery:
 
 
 def make_gallery(
-    embeddings: Tensor,
-    images: ImageSet,
+    query: Tensor,
+    gallery: Tensor | None,
+    images: EvaluationSet,
     normalize: Normalize,
     *,
     drawn: int = 10,
     hardest: int = 6,
     seed: int = 0,
 ) -> Gallery:
-    """Queries drawn at random, and those of lowest average precision; each of another class."""
-    ranked = nearest(embeddings, int(images.labels.bincount().max()) - 1, normalize=normalize).indices
-    precision = retrieval_per_query(embeddings, images.labels, metrics=["map_at_r"], normalize=normalize)[
-        "map_at_r"
-    ]
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    """Queries drawn at random, and those of lowest average precision; each of another class.
 
-    def found(query: int) -> Found:
-        label = int(images.labels[query])
-        tiles = [_tile(images, i, int(images.labels[i]) == label) for i in ranked[query].tolist()]
-        return Found(_tile(images, query, True), tiles, float(precision[query]))
+    Beside each are as many neighbours as the largest class can give, and 12 at most.
+    """
+    labels, searched = images.query.labels, images.searched
+    alone = gallery is None  # then a query is among what it is searched in, and leaves out itself
+    precision = retrieval_per_query(
+        query, labels, gallery, None if alone else searched.labels, ["map_at_r"], normalize=normalize
+    )["map_at_r"]
+    shown = min(MOST_SHOWN, int(searched.labels.bincount().max()) - alone)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
+    asking = [i for i in order if not precision[i].isnan()]
+    worst = [i for i in precision.argsort(stable=True).tolist() if not precision[i].isnan()]
 
-    chosen = _one_per_class(order.tolist(), images.labels, drawn)
-    worst = _one_per_class(precision.argsort(stable=True).tolist(), images.labels, hardest)
-    return Gallery([found(query) for query in chosen], [found(query) for query in worst])
+    def found(i: int) -> Found:
+        reference = query if gallery is None else gallery
+        ranked = nearest(query[i : i + 1], shown + alone, reference, normalize=normalize).indices[0]
+        kept = [j for j in ranked.tolist() if not (alone and j == i)][:shown]
+        tiles = [_tile(searched, j, bool(searched.labels[j] == labels[i])) for j in kept]
+        return Found(_tile(images.query, i, True), tiles, float(precision[i]))
+
+    return Gallery(
+        [found(i) for i in _one_per_class(asking, labels, drawn)],
+        [found(i) for i in _one_per_class(worst, labels, hardest)],
+    )
 
 
 def _one_per_class(queries: list[int], labels: Tensor, count: int) -> list[int]:
@@ -74,10 +87,5 @@ def _one_per_class(queries: list[int], labels: Tensor, count: int) -> list[int]:
     return list(kept.values())
 
 
-def _tile(images: ImageSet, index: int, right: bool) -> Tile:
-    name = images.class_names[int(images.labels[index])]
-    return Tile(
-        ink_on_paper(images.images[index]),
-        f"{name} in {images.sources[int(images.source_ids[index])]}",
-        right,
-    )
+def _tile(images: ImageSource, index: int, right: bool) -> Tile:
+    return Tile(thumbnail(images.image(index)), images.caption(index), right)

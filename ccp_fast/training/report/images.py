@@ -5,23 +5,30 @@ from __future__ import annotations
 import base64
 import colorsys
 import io
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-
-def ink_on_paper(image: Tensor) -> str:
-    """A glyph, uint8 [1, h, w] with white ink, as a data URI: black ink on white."""
-    return _data_uri(Image.fromarray(255 - _pixels(image)))
+PHOTOGRAPH = 84  # pixels, two for each of the page
 
 
-def ink_alone(image: Tensor, colour: tuple[int, int, int]) -> str:
-    """A glyph as a data URI: ink in a colour on nothing."""
-    ink = _pixels(image)
-    flat = np.broadcast_to(np.array(colour, dtype=np.uint8), (*ink.shape, 3))
-    return _data_uri(Image.fromarray(np.dstack([flat, ink])))
+def thumbnail(image: Tensor) -> str:
+    """uint8 [c, h, w] as a data URI: a glyph, which has one channel and white ink, as black ink on white."""
+    if len(image) == 1:
+        return _png(Image.fromarray(255 - _ink(image)))
+    return _jpeg(_photograph(image, PHOTOGRAPH))
+
+
+def coloured(image: Tensor, colour: tuple[int, int, int]) -> str:
+    """uint8 [c, h, w] as a data URI: a glyph in a colour on nothing, a photograph in a frame of it."""
+    if len(image) == 1:
+        ink = _ink(image)
+        flat = np.broadcast_to(np.array(colour, dtype=np.uint8), (*ink.shape, 3))
+        return _png(Image.fromarray(np.dstack([flat, ink])))
+    return _jpeg(ImageOps.expand(_photograph(image, PHOTOGRAPH // 2), border=3, fill=colour))
 
 
 def hues(count: int) -> list[tuple[int, int, int]]:
@@ -36,11 +43,24 @@ def _rgb(hue: float, lightness: float) -> tuple[int, int, int]:
     return r, g, b
 
 
-def _pixels(image: Tensor) -> npt.NDArray[np.uint8]:
+def _ink(image: Tensor) -> npt.NDArray[np.uint8]:
     return image.squeeze(0).numpy()
 
 
-def _data_uri(image: Image.Image) -> str:
+def _photograph(image: Tensor, side: int) -> Image.Image:
+    """The square in the middle."""
+    return ImageOps.fit(Image.fromarray(image.permute(1, 2, 0).numpy()), (side, side))
+
+
+def _png(image: Image.Image) -> str:
+    return _data_uri(image, "png", optimize=True)
+
+
+def _jpeg(image: Image.Image) -> str:
+    return _data_uri(image, "jpeg", quality=80)
+
+
+def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    image.save(file, kind, **options)
+    return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()

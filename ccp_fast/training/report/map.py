@@ -9,10 +9,11 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 from torch.nn.functional import normalize as unit
 
-from ccp_fast.data import ImageSet
-from ccp_fast.training.report.images import hues, ink_alone
+from ccp_fast.data import ImageSource
+from ccp_fast.training.report.images import coloured, hues
 
 WIDTH, HEIGHT, GLYPH = 1000, 620, 30  # of the drawing, and of an image in it
+MOST_PER_CLASS = 10
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,22 @@ class Mark:
     caption: str
 
 
-def make_map(embeddings: Tensor, images: ImageSet, *, classes: int = 24, seed: int = 0) -> list[Mark]:
-    """Marks for all images of some classes drawn at random; distances are, roughly, those of unit vectors."""
+def make_map(embeddings: Tensor, images: ImageSource, *, classes: int = 24, seed: int = 0) -> list[Mark]:
+    """Marks for the images of some classes drawn at random, the first ones of a class that has many.
+
+    Distances are, roughly, those of unit vectors.
+    """
     chosen = torch.randperm(images.num_classes, generator=torch.Generator().manual_seed(seed))[:classes]
-    rows = torch.isin(images.labels, chosen).nonzero().squeeze(1)
+    rows = torch.cat(
+        [(images.labels == c).nonzero().squeeze(1)[:MOST_PER_CLASS] for c in chosen.sort().values]
+    )
     points = _plane(unit(embeddings[rows]), seed)
     colours = dict(zip(chosen.tolist(), hues(len(chosen)), strict=True))
     marks = []
     for row, (x, y) in zip(rows.tolist(), points.tolist(), strict=True):
         label = int(images.labels[row])
-        caption = f"{images.class_names[label]} in {images.sources[int(images.source_ids[row])]}"
-        marks.append(Mark(round(x, 1), round(y, 1), ink_alone(images.images[row], colours[label]), caption))
+        picture = coloured(images.image(row), colours[label])
+        marks.append(Mark(round(x, 1), round(y, 1), picture, images.caption(row)))
     return marks
 
 

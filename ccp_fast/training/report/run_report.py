@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ccp_fast.training.clock import PHASES
 from ccp_fast.training.config import Config, known_keys
-from ccp_fast.training.data import TrainingData, load_splits
+from ccp_fast.training.datasets import load_splits
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.learner import Learner
@@ -52,10 +52,11 @@ def write_run_report(run: RunFolder) -> Path:
     summary = run.summary
     if summary is None:
         raise UserError(f"{run.path} is not finished: go on with ccp-train --resume {run.path}")
-    splits = load_splits()
-    learner = Learner(run.config, TrainingData(splits.train, run.config))
+    splits = load_splits(run.config)
+    learner = Learner(run.config, splits.train)
     learner.load_weights(run.at(summary["best_step"]).state["learner"])
-    embeddings = learner.embed(splits.test.images)
+    query = learner.embed(splits.test.query)
+    gallery = None if splits.test.gallery is None else learner.embed(splits.test.gallery)
     rows, subproblems = read_rows(run.path / "metrics.jsonl"), read_rows(run.path / "subproblems.jsonl")
     curves = [
         figures.retrieval_curve(rows, subproblems, summary["best_step"]),
@@ -74,10 +75,10 @@ def write_run_report(run: RunFolder) -> Path:
             "val": splits.val.num_classes,
             "test": splits.test.num_classes,
         },
-        per_class=int(splits.test.labels.bincount().max()),
+        searched=len(splits.test.searched),
         curves=[curve for curve in curves if curve],
-        gallery=make_gallery(embeddings, splits.test, learner.method.normalize),
-        marks=make_map(embeddings, splits.test),
+        gallery=make_gallery(query, gallery, splits.test, learner.method.normalize),
+        marks=make_map(query, splits.test.query),
         map_size=(WIDTH, HEIGHT, GLYPH),
         shares=_shares(summary["seconds"]),
         settings=_settings(run.config),

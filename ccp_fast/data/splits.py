@@ -1,0 +1,42 @@
+"""How a data set is divided: classes to train on, to choose the best step by, and to report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ccp_fast.data.source import ImageSource
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Queries, and the gallery they are searched in; None: in each other, each leaving out itself.
+
+    Both number their classes alike.
+    """
+
+    query: ImageSource
+    gallery: ImageSource | None = None
+
+    def __post_init__(self) -> None:
+        """ValueError if the two number their classes differently."""
+        if self.gallery is not None and self.gallery.class_names != self.query.class_names:
+            raise ValueError("gallery: expected the class names of the queries, got others")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.query.num_classes
+
+    @property
+    def searched(self) -> ImageSource:
+        """What the queries are searched in."""
+        return self.query if self.gallery is None else self.gallery
+
+
+class Splits(NamedTuple):
+    """Disjoint in their classes."""
+
+    train: ImageSource
+    val: EvaluationSet
+    test: EvaluationSet

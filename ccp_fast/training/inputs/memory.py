@@ -1,0 +1,32 @@
+"""Images in memory, augmented for a whole batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ccp_fast.data import ImageSet
+from ccp_fast.training.augment import Augment, to_float
+from ccp_fast.training.config import Config
+from ccp_fast.training.inputs.network import NetworkInput
+
+
+class MemoryInput:
+    """The `ImageInput` of an `ImageSet`."""
+
+    def __init__(self, images: ImageSet, config: Config, wanted: NetworkInput) -> None:
+        self._images, self._wanted, self._seed = images, wanted, config.seed
+        self._augment = Augment(config.augment)
+        self._generator = torch.Generator()
+
+    def augmented(self, step: int, samples: Sequence[int]) -> Tensor:
+        """A random affine map of each image, see `ccp_fast.training.augment`."""
+        # A seed for each (run, step); the large odd factor keeps the ranges of two runs far apart.
+        self._generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + step) % 2**63)
+        return self._wanted.fit(self._augment(self._images.images[torch.tensor(samples)], self._generator))
+
+    def plain(self, samples: Sequence[int]) -> Tensor:
+        """Images without augmentation."""
+        return self._wanted.fit(to_float(self._images.images[torch.tensor(samples)]))
