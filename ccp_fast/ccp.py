@@ -53,7 +53,7 @@ class AlternatingProjections:
 
     Sub-problem k begins with `project`: w_prev becomes the best weights w* of sub-problem k − 1, and the
     proxies become K points of a pool of embeddings per class, picked by k-center with its best proxies p* as
-    seeds. The live weights go on from where they are. lambda_0 = 0, lambda_k = lam·lam_decay^k. Only the
+    seeds (see `seeded`). The live weights go on from where they are. lambda_0 = 0, lambda_k = lam·lam_decay^k. Only the
     network is regularised, not the proxies. A sub-problem ends after `patience` evaluations in a row without
     gain, each sub-problem looking for a best of its own; if none of its evaluations gave a number, its
     solution is the live weights and proxies at its end. Memory: up to three copies of the network, w_prev, w*
@@ -77,6 +77,9 @@ class AlternatingProjections:
         project_every: end a sub-problem every so many optimizer steps, instead of by `patience`.
         initialize: False: sub-problem 0 takes the proxies the loss has; k-center starts with sub-problem 1.
         reinitialize: False (an ablation): proxies are chosen for sub-problem 0 only, the others move w_prev.
+        seeded: False: k-center always begins without seeds, as for sub-problem 0. With p* as seeds it picks
+            what the old proxies cover least, and the picks replace the seeds: a class loses the places
+            that its proxies had. Without, each choice covers its pool by itself.
         normalize: how k-center sees embeddings and proxies: "loss" as the loss does; "unit", "ball"; None as
             they are (the published code's default). What becomes a proxy is always the embedding as it is.
         reload_best: True: a sub-problem starts from w* and p* instead of the live ones.
@@ -111,6 +114,7 @@ class AlternatingProjections:
         project_every: int | None = None,
         initialize: bool = True,
         reinitialize: bool = True,
+        seeded: bool = True,
         normalize: Literal["loss", "ball", "unit"] | None = "loss",
         reload_best: bool = False,
         reset_optimizer_state: bool = True,
@@ -140,7 +144,7 @@ class AlternatingProjections:
         self.patience, self.stop_patience, self.min_delta = patience, stop_patience, min_delta
         self.pair_weight, self.proxy_weight = pair_weight, proxy_weight
         self.warm_start, self.project_every = warm_start, project_every
-        self.initialize, self.reinitialize = initialize, reinitialize
+        self.initialize, self.reinitialize, self.seeded = initialize, reinitialize, seeded
         self.normalize: Normalize = loss.normalize if normalize == "loss" else normalize
         self.reload_best, self.reset_optimizer_state = reload_best, reset_optimizer_state
         self.monitor = monitor
@@ -238,8 +242,8 @@ class AlternatingProjections:
         embed(k) is called if proxies are to be chosen (after w* is reloaded, with reload_best). It embeds
         samples of each class with the live weights in eval mode: see `embed_pool`. A class without samples
         keeps its proxies; one with fewer than K samples gets some of them twice.
-        `seeds` [C, t, D] replaces the seeds of k-center: p*, and none for sub-problem 0, where the first pick
-        is the embedding of largest norm (after `normalize`; of equals that of lowest index).
+        `seeds` [C, t, D] replaces the seeds of k-center: p*, and none for sub-problem 0 or where not `seeded`:
+        the first pick is then the embedding of largest norm (after `normalize`; of equals that of lowest index).
         Raises ValueError for a pool that does not fit the proxies, RuntimeError for NaN in it; the old
         sub-problem then goes on.
         """
@@ -255,7 +259,8 @@ class AlternatingProjections:
             pool = check_pool(embed(index), self.proxies, self.pool_size)
             if solution is not None:
                 previous_radii = covering_radii(pool, solution.proxies, self.normalize)
-                seeds = solution.proxies if seeds is None else seeds
+                if self.seeded and seeds is None:
+                    seeds = solution.proxies
             new, kept = choose_proxies(pool, self.proxies, seeds, self.normalize)
             self._replace_proxies(new)
             radii = covering_radii(pool, new, self.normalize)

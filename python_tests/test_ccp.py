@@ -136,6 +136,15 @@ def test_proxies_are_the_picks_seeded_by_the_best_proxies() -> None:
     assert torch.equal(run.loss.proxies, pool.embeddings[picks])
 
 
+def test_unseeded_choices_see_the_pool_alone() -> None:
+    run = Run(seeded=False)
+    three_states(run)
+    pool = run.embed(0)
+    run.ccp.project(lambda k: pool)
+    picks = F.farthest_points(pool.embeddings, PER_CLASS, offsets=pool.offsets, normalize="ball").indices
+    assert torch.equal(run.loss.proxies, pool.embeddings[picks])
+
+
 def test_first_proxies_have_no_seeds() -> None:
     run = Run()
     pool = run.embed(0)

@@ -105,6 +105,7 @@ class CcpConfig(Section):
     pair_weight: Amount = 0.1
     proxy_weight: Amount = 1.0
     reinitialize: bool = True  # False: proxies are chosen once, at the end of the warm start
+    seeded: bool = True  # False: k-center chooses from the pool alone, without the old proxies as seeds
     reload_best: bool = False
 
     @model_validator(mode="after")

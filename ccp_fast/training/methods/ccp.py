@@ -41,6 +41,7 @@ class Ccp(Method):
             warm_start=round(c.warm_start * config.steps),
             project_every=c.project_every,
             reinitialize=c.reinitialize,
+            seeded=c.seeded,
             reload_best=c.reload_best,
         )
 
