@@ -2,32 +2,30 @@
 
     python docs/figures.py triplet ccp      these alone
     python docs/figures.py --finished       no training: what the folder of runs has
-    python docs/figures.py --steps 4000 --runs DIR
+    python docs/figures.py --steps 2000 --runs DIR
 
-Runs lie in runs/guide as `ccp-train` leaves them: a finished one is used again, an interrupted one goes on. Each takes
-`--steps` steps with seed 0 and one thread, and is the same to the bit on the same kind of processor. A figure is
-docs/figures/NAME.svg with its caption NAME.md, which says what it was made from.
+The runs are those of `guide_runs.py` with seed 0. A figure is docs/figures/NAME.svg with its caption NAME.md, which
+says what it was made from.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from guide_runs import FOLDER as RUN_FOLDER
+from guide_runs import RUNS, STEPS, Finished, obtain
 from torch import Tensor
 
 import ccp_fast.functional as F
 from ccp_fast.data import ImageSource
 from ccp_fast.evaluation import retrieval
 from ccp_fast.reference.pairs import normalise
-from ccp_fast.training import trainer
-from ccp_fast.training.config import Config, load_config
+from ccp_fast.training.compare import run_in_a_process
 from ccp_fast.training.datasets import load_splits
-from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.learner import Learner
@@ -40,59 +38,6 @@ LARGEST = 60_000  # bytes of a figure
 BINS = 50
 
 
-class Run(NamedTuple):
-    """What to train, and what its curve is called."""
-
-    title: str
-    loss: str | None
-    method: str = "plain"
-    settings: tuple[str, ...] = ()
-
-    def arguments(self, steps: int) -> list[str]:
-        """Of `ccp-train`."""
-        named = [] if self.loss is None else ["--loss", self.loss]
-        settings = [word for setting in self.settings for word in ("--set", setting)]
-        return [
-            *named,
-            "--method",
-            self.method,
-            "--steps",
-            str(steps),
-            "--seed",
-            "0",
-            "--threads",
-            "1",
-            *settings,
-        ]
-
-    def config(self, steps: int) -> Config:
-        """The same as a configuration."""
-        flags = {"loss.name": self.loss, "method": self.method, "steps": steps, "seed": 0, "threads": 1}
-        return load_config(settings=self.settings, flags=flags)
-
-
-FASTER = ("optimizer.proxies=hundredfold",)
-RUNS = {
-    "c1": Run("C1", "c1"),
-    "c2": Run("C2", "c2"),
-    "triplet": Run("triplet", "triplet"),
-    "multi_similarity": Run("Multi-Similarity", "multi_similarity"),
-    "lifted_structure": Run("lifted structure", "lifted_structure"),
-    "proxy_nca": Run("ProxyNCA++", "proxy_nca"),
-    "proxy_nca-100": Run("proxies at 100x", "proxy_nca", settings=FASTER),
-    "proxy_anchor": Run("Proxy-Anchor", "proxy_anchor"),
-    "proxy_anchor-100": Run("proxies at 100x", "proxy_anchor", settings=FASTER),
-    "soft_triple": Run("SoftTriple", "soft_triple"),
-    "soft_triple-100": Run("proxies at 100x", "soft_triple", settings=FASTER),
-    "arcface": Run("ArcFace", "margin_softmax"),
-    "normface": Run(
-        "NormFace, scale 16", "margin_softmax", settings=("loss.options.kind=none", "loss.options.scale=16")
-    ),
-    "c2-ccp": Run("C2 with CCP", "c2", "ccp"),
-    "c2-alternating": Run("C2, alternating projections", "c2", "alternating"),
-    "c2-xbm": Run("C2 with a memory", "c2", "xbm"),
-    "intra-batch": Run("message passing", None, "intra-batch"),
-}
 # The first run is the one whose pairs are shown.
 FIGURES = {
     "contrastive": ("c2", "c1"),
@@ -109,36 +54,6 @@ FIGURES = {
     "cross_batch_memory": ("c2-xbm", "c2"),
     "k_center": ("c2",),
 }
-
-
-class Finished(NamedTuple):
-    """A run to draw from."""
-
-    title: str
-    command: str
-    run: RunFolder
-
-
-def obtain(name: str, run: Run, steps: int, folder: Path, train: bool = True) -> Finished | None:
-    """The finished run, trained or gone on with where it has to be; None if there is none and none may be trained.
-
-    Raises UserError for settings that do not exist, and for a run of that name with others.
-    """
-    config, path = run.config(steps), folder / name
-    command = shlex.join(["ccp-train", *run.arguments(steps)])
-    if not (path / "config.yaml").exists():
-        if not train:
-            return None
-        print(command)
-        trainer.train(config, path, Display())
-    found = RunFolder.open(path)
-    if found.config != config:
-        raise UserError(f"{path} was made with other settings than {command}: give --steps or --runs")
-    if found.summary is None:
-        if not train:
-            return None
-        trainer.resume(path, Display())
-    return Finished(run.title, command, found)
 
 
 class Pairs(NamedTuple):
@@ -267,19 +182,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"some of {', '.join(FIGURES)}; default: all"
     )
-    parser.add_argument("--steps", type=int, default=2000, help="of each run, default 2000")
-    parser.add_argument("--runs", type=Path, default=Path("runs/guide"), help="default runs/guide")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of each run, default {STEPS}")
+    parser.add_argument("--runs", type=Path, default=RUN_FOLDER, help=f"default {RUN_FOLDER}")
     parser.add_argument("--finished", action="store_true", help="train nothing")
     options: Any = parser.parse_args(arguments)
     unknown = sorted(set(options.names) - FIGURES.keys())
     if unknown:
         parser.error(f"unknown figure {unknown[0]!r}: expected some of {', '.join(FIGURES)}")
     missing = False
+    train = None if options.finished else run_in_a_process
     for name in options.names or FIGURES:
         try:
             found = [
-                obtain(run, RUNS[run], options.steps, options.runs, not options.finished)
-                for run in FIGURES[name]
+                obtain(run, RUNS[run], options.steps, options.runs, train=train) for run in FIGURES[name]
             ]
             runs = [one for one in found if one is not None]
             if len(runs) < len(found):

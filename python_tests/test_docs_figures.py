@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shlex
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -15,22 +13,30 @@ import torch
 pytest.importorskip("safetensors", reason="ccp-train needs the extra [train]")
 
 import tiny_training
-from training_runs import tiny_data  # noqa: F401
+from training_runs import QUIET, tiny_data  # noqa: F401
 
+from ccp_fast.training import trainer
+from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
 
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = tuple(s for s in tiny_training.SETTINGS if s.partition("=")[0] not in ("threads", "steps"))
 
 
+def load(name: str) -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(DOCS))
+        return importlib.import_module(name)
+
+
+def train_here(config: Config, path: Path) -> None:
+    """With the tiny data of the tests, which another process would not see."""
+    trainer.train(config, path, QUIET)
+
+
 @pytest.fixture(scope="module")
 def figures() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("guide_figures", DOCS / "figures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("figures")
 
 
 def test_every_figure_has_a_place_and_its_runs(figures: ModuleType) -> None:
@@ -42,17 +48,18 @@ def test_every_figure_has_a_place_and_its_runs(figures: ModuleType) -> None:
 
 
 def test_figures_are_drawn_from_finished_runs(figures: ModuleType, tmp_path: Path) -> None:
-    assert figures.obtain("a", figures.Run("A", "c2", settings=TINY), 8, tmp_path, train=False) is None
+    runs_module = load("guide_runs")
+    ccp = runs_module.Run("A", "c2", "ccp", settings=TINY)
+    other = runs_module.Run("B", None, "intra-batch", settings=(*TINY, "intra_batch.heads=2"))
+    assert figures.obtain("a", ccp, 8, tmp_path, train=None) is None
     runs = [
-        figures.obtain("a", figures.Run("A", "c2", "ccp", settings=TINY), 8, tmp_path),
-        figures.obtain(
-            "b", figures.Run("B", None, "intra-batch", settings=(*TINY, "intra_batch.heads=2")), 8, tmp_path
-        ),
+        figures.obtain("a", ccp, 8, tmp_path, train=train_here),
+        figures.obtain("b", other, 8, tmp_path, train=train_here),
     ]
-    again = figures.obtain("a", figures.Run("A", "c2", "ccp", settings=TINY), 8, tmp_path, train=False)
+    again = figures.obtain("a", ccp, 8, tmp_path, train=None)
     assert again.run.summary == runs[0].run.summary
     with pytest.raises(UserError, match="made with other settings than ccp-train --loss c1"):
-        figures.obtain("a", figures.Run("A", "c1", settings=TINY), 8, tmp_path)
+        figures.obtain("a", runs_module.Run("A", "c1", settings=TINY), 8, tmp_path)
 
     for name, shown in (("ccp", runs), ("k_center", runs[:1])):
         drawn = []
@@ -63,9 +70,7 @@ def test_figures_are_drawn_from_finished_runs(figures: ModuleType, tmp_path: Pat
         assert len(drawn[0]) < figures.LARGEST
         ElementTree.fromstring(drawn[0])
         caption = (tmp_path / "1" / f"{name}.md").read_text(encoding="utf-8")
-        assert (
-            shlex.join(["ccp-train", *figures.Run("A", "c2", "ccp", settings=TINY).arguments(8)]) in caption
-        )
+        assert ccp.command(8) in caption
 
 
 def test_pairs_are_counted_once(figures: ModuleType) -> None:

@@ -190,6 +190,7 @@ def test_a_run_leaves_what_it_promises(finished: Path) -> None:
     assert (summary["best_step"], summary["val"]["map_at_r"]) == (best["step"], best["val_map_at_r"])
     assert 0 < summary["test"]["map_at_r"] <= 1
     assert summary["test"]["num_queries"] == 60
+    assert summary["peak_memory_bytes"] > 50e6  # torch alone
     assert sum(summary["seconds"]["shares"].values()) == pytest.approx(1)
     assert min(summary["seconds"]["shares"].values()) > 0
 

@@ -29,10 +29,13 @@ def tiny_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_deterministic_debug_mode(mode)
 
 
+MEASURED = ("seconds", "milliseconds", "peak_memory_bytes")
+
+
 def without_times(value: Any) -> Any:
     """A copy of rows or a summary without what differs from one run to the next."""
     if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "milliseconds")}
+        return {k: without_times(v) for k, v in value.items() if k not in MEASURED}
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -21,6 +22,12 @@ def describe(threads: int) -> dict[str, object]:
         **ccp_fast.info(),
         "threads": threads,
     }
+
+
+def peak_memory_bytes() -> int:
+    """The most that this process ever had in memory (resident, libraries included)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _version(package: str) -> str | None:

@@ -161,6 +161,7 @@ class Trainer:
                 self.splits.test, ("precision_at_1", "r_precision", "map_at_r", "recall_at_k", "nmi")
             ),
             "parameters": sum(p.numel() for p in self.learner.model.parameters()),
+            "peak_memory_bytes": environment.peak_memory_bytes(),
             "seconds": {
                 "training": training,
                 "per_step": training / steps,
