@@ -102,6 +102,29 @@ def test_defaults_are_those_of_the_code(table: Table) -> None:
         assert parameters.keys() - table.rows.keys() - SHARED - COMMON == set()
 
 
+def code_lines(file: Path) -> int:
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return sum(1 for line in lines if line and not line.startswith("//"))
+
+
+def test_lines_that_each_loss_took() -> None:
+    """The table of docs/engine.md counts the code that there is."""
+    section = (DOCS / "engine.md").read_text(encoding="utf-8").partition("## What each loss took")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (.*?) ?\| (\d+) \| (\d+) \|$", section, re.M)
+    structs = DOCS.parent / "csrc" / "losses"
+    registry = (structs / "registry.h").read_text(encoding="utf-8")
+    assert {name for name, *_ in rows} == set(functional.__all__) & {
+        p.stem for p in (DOCS / "losses").glob("*.md")
+    }
+    for name, struct, bases, function, _ in rows:
+        file = "lifted" if name == "lifted_structure" else name
+        assert code_lines(structs / f"{file}.h") == int(struct), name
+        for base, count in re.findall(r"`(\w+)` (\d+)", bases):
+            assert code_lines(structs / f"{base}.h") == int(count), base
+        assert len(inspect.getsourcelines(getattr(functional, name))[0]) == int(function), name
+    assert sum(int(entries) for *_, entries in rows) == len(re.findall(r"^  X\(", registry, re.M))
+
+
 @pytest.mark.parametrize("page", sorted((DOCS / "losses").glob("[!i]*.md")), ids=lambda p: p.stem)
 def test_a_page_of_a_loss_has_all_its_parts(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

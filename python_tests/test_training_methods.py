@@ -40,6 +40,14 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
+@pytest.mark.parametrize("method", ["alternating", "xbm"])
+def test_a_form_of_the_loss_that_takes_no_references(method: str) -> None:
+    settings = ["loss.name=lifted_structure", "loss.options.variant=pair"]
+    learner(*settings, "method=plain").train_step()
+    with pytest.raises(UserError, match=r'^loss.options: references: expected None, .*variant="pair"'):
+        learner(*settings, f"method={method}")
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("loss", PRESETS)
 def test_every_loss_trains_with_every_method_it_fits(loss: str, method: str) -> None:

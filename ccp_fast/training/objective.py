@@ -76,11 +76,17 @@ PRESETS = {
 
 
 def build_loss(
-    config: Config, num_classes: int, *, proxies: bool = False, allow_proxy_losses: bool = True
+    config: Config,
+    num_classes: int,
+    *,
+    proxies: bool = False,
+    allow_proxy_losses: bool = True,
+    references: bool = False,
 ) -> MetricLoss:
     """The loss that is named, with proxies where they are asked for or the loss needs them.
 
-    UserError for a bad option, or a loss that needs proxies where none are allowed.
+    references: it will get references beside the batch. UserError for a bad option, also one that does not go
+    with references, or a loss that needs proxies where none are allowed.
     """
     preset = PRESETS[config.loss.name]
     if preset.needs_proxies and not allow_proxy_losses:
@@ -101,7 +107,10 @@ def build_loss(
         arguments |= {"num_classes": num_classes, "dim": config.model.dim}
     try:  # the loss itself knows what its options may be
         loss = preset.make(**arguments)
-        loss.pairs(torch.eye(2), torch.arange(2))
+        batch = torch.eye(2), torch.arange(2)
+        loss.pairs(*batch)
+        if references:
+            loss(*batch, *batch)
     except (TypeError, ValueError) as error:
         raise UserError(f"loss.options: {error}") from None
     return loss

@@ -26,6 +26,7 @@ class Alternating(Method):
 
     title = " with alternating projections"
     proxy_losses = False
+    references = True
     sampler: RepresentativeSampler
 
     def __init__(self, config: Config, data: TrainingData, model: nn.Module, clock: PhaseClock) -> None:

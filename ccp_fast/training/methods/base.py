@@ -31,6 +31,7 @@ class Method:
     uses_loss: ClassVar[bool] = True  # whether it minimises the loss that the configuration names
     needs_proxies: ClassVar[bool] = False  # of any loss, as many a class as `ccp.proxies_per_class`
     proxy_losses: ClassVar[bool] = True  # whether losses that need proxies fit
+    references: ClassVar[bool] = False  # whether the loss gets references beside the batch
 
     def __init__(self, config: Config, data: TrainingData, model: nn.Module, clock: PhaseClock) -> None:
         self.config, self.data, self.model, self.clock = config, data, model, clock
@@ -47,6 +48,7 @@ class Method:
             self.data.num_classes,
             proxies=self.needs_proxies,
             allow_proxy_losses=self.proxy_losses,
+            references=self.references,
         )
 
     def make_sampler(self) -> MPerClassSampler:

@@ -19,6 +19,7 @@ class Xbm(Method):
 
     title = " with a cross-batch memory"
     proxy_losses = False
+    references = True
 
     def __init__(self, config: Config, data: TrainingData, model: nn.Module, clock: PhaseClock) -> None:
         super().__init__(config, data, model, clock)
