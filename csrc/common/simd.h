@@ -38,6 +38,8 @@ CCP_HD V in_register(V x) {
 CCP_HD float select(bool mask, float a, float b) { return mask ? a : b; }
 CCP_HD double select(bool mask, double a, double b) { return mask ? a : b; }
 CCP_HD bool any(bool mask) { return mask; }
+CCP_HD bool any_less(float a, float b) { return a < b; }
+CCP_HD bool any_less(double a, double b) { return a < b; }
 CCP_HD float exp(float x) { return ::expf(x); }
 CCP_HD double exp(double x) { return ::exp(x); }
 CCP_HD float sqrt(float x) { return ::sqrtf(x); }
@@ -97,13 +99,37 @@ CCP_HD Mask<T> load_integers(const typename VecOf<T>::integer* p) {
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
+// x - 0 is x whatever its sign, which compilers know; 0 + x would be computed, since it makes 0 of -0.
 template <class T>
 CCP_HD Vec<T> broadcast(T x) {
-  return Vec<T>{} + x;
+  return x - Vec<T>{};
 }
 
 CCP_HD VecF select(MaskF mask, VecF a, VecF b) { return mask ? a : b; }
 CCP_HD VecD select(MaskD mask, VecD a, VecD b) { return mask ? a : b; }
+
+// Masks that are known when the code is compiled: what they select costs nothing.
+struct AllLanes {};
+struct NoLanes {
+  CCP_HD AllLanes operator!() const { return {}; }
+};
+CCP_HD constexpr bool any(NoLanes) { return false; }
+template <class V>
+CCP_HD V select(NoLanes, V, V b) {
+  return b;
+}
+template <class V>
+CCP_HD V select(AllLanes, V a, V) {
+  return a;
+}
+template <class M>
+CCP_HD M operator&(M mask, AllLanes) {
+  return mask;
+}
+template <class M>
+CCP_HD M operator|(M mask, NoLanes) {
+  return mask;
+}
 #endif  // !__CUDACC__
 
 // a · b rounded for itself, the same number wherever it is computed: compilers fuse a product with a difference that
@@ -133,6 +159,14 @@ CCP_HD V min(V a, V b) {
 
 #if !defined(__CUDACC__)
 
+#if defined(__AVX512F__)
+CCP_HD VecF max(VecF a, VecF b) { return (VecF)_mm512_max_ps((__m512)a, (__m512)b); }
+CCP_HD VecF min(VecF a, VecF b) { return (VecF)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX2__)
+CCP_HD VecF max(VecF a, VecF b) { return (VecF)_mm256_max_ps((__m256)a, (__m256)b); }
+CCP_HD VecF min(VecF a, VecF b) { return (VecF)_mm256_min_ps((__m256)a, (__m256)b); }
+#endif
+
 CCP_HD bool any(MaskF mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
@@ -150,6 +184,22 @@ CCP_HD bool any(MaskF mask) {
 }
 CCP_HD bool any(MaskD mask) { return any((MaskF)mask); }
 
+// any(a < b), without the detour over a mask that is a vector.
+CCP_HD bool any_less(VecF a, VecF b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ) != 0;
+#else
+  return any(a < b);
+#endif
+}
+CCP_HD bool any_less(VecD a, VecD b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ) != 0;
+#else
+  return any(a < b);
+#endif
+}
+
 // The lanes of a mask as bits, the first lane lowest.
 template <class M>
 CCP_HD uint32_t lane_bits(M mask) {
@@ -165,6 +215,22 @@ CCP_HD uint32_t lane_bits(MaskF mask) { return uint32_t(_mm256_movemask_ps((__m2
 #elif defined(__x86_64__)
 CCP_HD uint32_t lane_bits(MaskF mask) { return uint32_t(_mm_movemask_ps((__m128)mask)); }
 #endif
+
+// a0 b0 a1 b1 ... of the lower or the upper half of the lanes of both.
+template <bool upper, class V>
+CCP_HD V interleave(V a, V b) {
+  constexpr int lanes = sizeof(V) / sizeof(a[0]), first = upper ? lanes / 2 : 0;
+#if defined(__clang__)
+  V out;
+  for (int i = 0; i < lanes; ++i) out[i] = i % 2 ? b[first + i / 2] : a[first + i / 2];
+  return out;
+#else
+  decltype(a < b) from;
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes; ++i) from[i] = first + i / 2 + i % 2 * lanes;
+  return __builtin_shuffle(a, b, from);
+#endif
+}
 
 CCP_HD VecF sqrt(VecF x) {
   for (int i = 0; i < kLanes<float>; ++i) x[i] = __builtin_sqrtf(x[i]);

@@ -35,9 +35,9 @@ struct Contrastive {
   }
 
   template <class V, class M>
-  CCP_HD M update(State<V>& state, V x, M same) const {
+  CCP_HD auto update(State<V>& state, V x, M same) const {
     const V t = excess(x, same);
-    const M active = !(t <= T(0));
+    const auto active = !(t <= T(0));
     if (any(active)) {
       const V term = select(active, t, V{});
       const V one = select(active, V{} + T(1), V{});

@@ -20,8 +20,8 @@ struct LiftedAnchor : PosNegLse<T> {
   T margin;
   explicit LiftedAnchor(const double* p) : margin(T(p[0])) {}
 
-  template <class V, class M>
-  CCP_HD M update(State<V>& state, V d, M same) const {
+  template <class S, class V, class M>
+  CCP_HD auto update(S& state, V d, M same) const {
     this->gather(state, d, margin - d, same);
     return d == d;
   }
@@ -63,12 +63,20 @@ struct NegativeLse {
     LogSumExp<V, T> neg;
   };
   template <class V>
-  CCP_HD void init(State<V>& state) const {
+  struct Maxima {
+    LargestTerm<V, T> neg;
+  };
+  template <class S>
+  CCP_HD void init(S& state) const {
     state.neg.init();
   }
+  template <class V>
+  CCP_HD void start(State<V>& state, const Maxima<V>& maxima) const {
+    state = {maxima.neg.start()};
+  }
 
-  template <class V, class M>
-  CCP_HD M update(State<V>& state, V d, M same) const {
+  template <class S, class V, class M>
+  CCP_HD auto update(S& state, V d, M same) const {
     state.neg.add(margin - d, !same);
     return d == d;
   }

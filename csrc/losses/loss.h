@@ -11,10 +11,18 @@
 //   explicit Loss(const double* parameters);
 //   template <class V> struct State;        // what a row has gathered; only members of type V
 //   init(State&)                            // nothing gathered yet
-//   update(State&, x, same) -> mask         // take one pair; the mask tells which lanes may have a gradient
+//   update(State&, x, same) -> mask         // take one pair; the mask tells which lanes may have a gradient. `same` is
+//   a
+//                                           // mask, too, or NoLanes where that is known beforehand (see simd.h)
+//   template <class V> struct Maxima;       // optional, see below
 //   merge(State&, const State&)             // associative: columns may be split over threads, blocks and ranks
 //   finalize(State<T>, columns, saved[kSaved]) -> RowParts    // the row's loss, and what grad() needs of it
 //   grad(x, same, saved, pos_weight, neg_weight) -> V         // d loss / d x_ij
+//
+// A log-sum-exp pays for a maximum that rises with another exp and a branch that is hard to predict. Losses that have
+// one say what its Maxima are: init() and update() take them in place of a State, and gather the largest terms and
+// nothing else; start(State&, const Maxima&) makes a state of them that has gathered nothing yet, and in which no
+// maximum rises. A driver that has many pairs at hand goes over them twice. PosNegLse has all of this.
 //
 // With kUsesPositives, update() and grad() also get the row's positives: an object like Positives below.
 //
@@ -64,7 +72,7 @@ struct LogSumExp {
   template <class M>
   CCP_HD void add(V term, M mask) {
     term = select(mask, term, V{} - T(__builtin_inf()));
-    if (any(term > max_term)) {
+    if (any_less(max_term, term)) {
       const V higher = max(term, max_term);
       sum = sum * exp(max_term - higher);
       max_term = higher;
@@ -81,6 +89,19 @@ struct LogSumExp {
   CCP_HD bool empty() const { return sum == V{}; }
 
   CCP_HD static T lowest() { return sizeof(T) == 4 ? T(3.4028234e38f) : T(1.7976931348623157e308); }
+};
+
+// The largest term of a LogSumExp to be. A NaN is none: it will be met in the sum.
+template <class V, class T>
+struct LargestTerm {
+  V max_term;
+
+  CCP_HD void init() { max_term = V{} - LogSumExp<V, T>::lowest(); }
+  template <class M>
+  CCP_HD void add(V term, M mask) {
+    max_term = max(select(mask, term, max_term), max_term);
+  }
+  CCP_HD LogSumExp<V, T> start() const { return {max_term, V{}}; }
 };
 
 // log(1 + e^x) without overflow.

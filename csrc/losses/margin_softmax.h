@@ -69,8 +69,8 @@ struct MarginSoftmax : CrossEntropy<T, true> {
     return rounded_product(any(same) ? select(same, target(s), s) : s, scale);
   }
 
-  template <class V, class M>
-  CCP_HD M update(State<V>& state, V s, M same) const {
+  template <class S, class V, class M>
+  CCP_HD auto update(S& state, V s, M same) const {
     const V l = logit(s, same);
     this->gather(state, l, l, same);
     return s == s;

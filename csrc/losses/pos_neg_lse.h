@@ -13,14 +13,22 @@ struct PosNegLse {
     LogSumExp<V, T> pos, neg;
   };
   template <class V>
-  CCP_HD void init(State<V>& state) const {
+  struct Maxima {
+    LargestTerm<V, T> pos, neg;
+  };
+  template <class S>
+  CCP_HD void init(S& state) const {
     state.pos.init();
     state.neg.init();
   }
+  template <class V>
+  CCP_HD void start(State<V>& state, const Maxima<V>& maxima) const {
+    state = {maxima.pos.start(), maxima.neg.start()};
+  }
 
   // The pair's term, whichever of the two it is.
-  template <class V, class M>
-  CCP_HD void gather(State<V>& state, V pos_term, V neg_term, M same) const {
+  template <class S, class V, class M>
+  CCP_HD void gather(S& state, V pos_term, V neg_term, M same) const {
     if (any(same)) state.pos.add(pos_term, same);
     state.neg.add(neg_term, !same);
   }

@@ -19,8 +19,8 @@ struct ProxyNca : CrossEntropy<T, plus_plus> {
   T sharpness;  // 1 / temperature
   explicit ProxyNca(const double* p) : sharpness(T(1 / p[0])) {}
 
-  template <class V, class M>
-  CCP_HD M update(State<V>& state, V x, M same) const {
+  template <class S, class V, class M>
+  CCP_HD auto update(S& state, V x, M same) const {
     const V logit = rounded_product(x, -sharpness);
     this->gather(state, logit, logit, same);
     return x == x;

@@ -28,15 +28,15 @@ struct Triplet {
   }
 
   template <class V, class M, class Row>
-  CCP_HD M update(State<V>& state, V d, M same, const Row& row) const {
+  CCP_HD auto update(State<V>& state, V d, M same, const Row& row) const {
     state.positives = state.positives + select(same, V{} + T(1), V{});
     state.negatives = state.negatives + select(same, V{}, V{} + T(1));
     const V threshold = d - margin;
-    const M violated = (!(row.farthest <= threshold)) & (!same);
+    const auto violated = (!(row.farthest <= threshold)) & (!same);
     if (any(violated)) {
       for (int64_t o = 0; o < row.count; ++o) {
         const V t = row.distance(o) - threshold;
-        const M active = (!(t <= T(0))) & violated;
+        const auto active = (!(t <= T(0))) & violated;
         state.sum = state.sum + select(active, t, V{});
         state.active = state.active + select(active, V{} + T(1), V{});
       }
@@ -48,7 +48,7 @@ struct Triplet {
   template <class V, class M, class Row>
   CCP_HD void count_active(V d, M same, const Row& row) const {
     const V threshold = d - margin;
-    const M violated = (!(row.farthest <= threshold)) & (!same);
+    const auto violated = (!(row.farthest <= threshold)) & (!same);
     if (any(violated)) {
       for (int64_t o = 0; o < row.count; ++o) row.count_active(o, (!(row.distance(o) <= threshold)) & violated);
     }
@@ -71,7 +71,7 @@ struct Triplet {
   CCP_HD V grad(V d, M same, V weight, const Row& row, int64_t ordinal) const {
     V pushes = V{};
     const V threshold = d - margin;
-    const M violated = (!(row.farthest <= threshold)) & (!same);
+    const auto violated = (!(row.farthest <= threshold)) & (!same);
     if (any(violated)) {
       for (int64_t o = 0; o < row.count; ++o)
         pushes = pushes - select((!(row.distance(o) <= threshold)) & violated, V{} + T(1), V{});

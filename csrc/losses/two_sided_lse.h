@@ -30,8 +30,8 @@ struct TwoSidedLse : PosNegLse<T> {
     return (s - neg.base) * neg.sharpness;
   }
 
-  template <class V, class M>
-  CCP_HD M update(State<V>& state, V s, M same) const {
+  template <class S, class V, class M>
+  CCP_HD auto update(S& state, V s, M same) const {
     this->gather(state, pos_logit(s), neg_logit(s), same);
     return s == s;
   }

@@ -10,8 +10,6 @@ namespace {
 
 constexpr int64_t kMostGroupTiles = 8;
 constexpr int64_t kGroupNumbers = 1 << 17;  // what a group's anchors may hold, if it is more than a tile of them
-constexpr int64_t kPanelColumns =
-    kTileColumns / kRegisterRows * kRegisterRows;  // no columns left over for lone products
 constexpr int64_t kEnoughTasks = 16;
 
 template <class T>
@@ -26,7 +24,7 @@ class NearestSearch {
         padded_(ceil_div(p_.anchors.count, kTileRows) * kTileRows),
         group_rows_(kTileRows * larger(1, smaller(kMostGroupTiles, kGroupNumbers / (kTileRows * stride_)))),
         groups_(ceil_div(padded_, group_rows_)),
-        panels_(ceil_div(p_.references.count, kPanelColumns)),
+        panels_(ceil_div(p_.references.count, kTileColumns)),
         // Few groups share the references out among them, so that every thread has work.
         slices_(groups_ ? smaller(ceil_div(kEnoughTasks, groups_), larger(panels_, 1)) : 0),
         rounding_((T(2.5) * T(p_.dim) + 16) * (sizeof(T) == 4 ? T(6e-8) : T(1.2e-16))),
@@ -57,8 +55,8 @@ class NearestSearch {
     const int64_t group = task / slices_, slice = task % slices_;
     const int64_t first = group * group_rows_, rows = smaller(group_rows_, padded_ - first);
     const int64_t real = smaller(rows, p_.anchors.count - first);
-    const PanelStorage<T> anchors(rows, stride_), references(kPanelColumns, stride_);
-    Buffer<T> transposed(rows * p_.dim), x(kTileRows * kPanelColumns);
+    const PanelStorage<T> anchors(rows, stride_), references(kTileColumns, stride_);
+    Buffer<T> transposed(rows * p_.dim), x(kTileRows * kTileColumns);
     bad_anchors_[task] = load_checked(p_.anchors, first, real, rows, anchors.panel());
     bad_references_[task] = -1;
     const auto tile = [&](int64_t t) {
@@ -68,10 +66,10 @@ class NearestSearch {
     lists_.clear(slice * padded_ + first, rows, rows - real);
 
     for (int64_t panel = panels_ * slice / slices_; panel < panels_ * (slice + 1) / slices_; ++panel) {
-      const int64_t begin = panel * kPanelColumns, count = smaller(kPanelColumns, p_.references.count - begin);
+      const int64_t begin = panel * kTileColumns, count = smaller(kTileColumns, p_.references.count - begin);
       keep_lowest(bad_references_[task], load_checked(p_.references, begin, count, count, references.panel()));
       for (int64_t t = 0; t < rows; t += kTileRows) {
-        compute_tile<T>(Metric::kDot, tile(t), references.panel().from(0, count), p_.dim, x);
+        multiply_tile<T>(tile(t), references.panel().from(0, count), p_.dim, x);
         take_nearest(tile(t), slice * padded_ + first + t, references.panel().from(0, count), x);
       }
     }
@@ -103,7 +101,7 @@ class NearestSearch {
         if (p_.exclude_diagonal) nearer = nearer & (ids != columns.ids[j]);
         uint32_t lanes = lane_bits(nearer);
         if (!lanes) continue;
-        const uint32_t close = lane_bits(close_pairs(squared, rows, v, columns, j));
+        const uint32_t close = lane_bits(close_pairs(squared, size));
         for (; lanes; lanes &= lanes - 1) {
           const int i = __builtin_ctz(lanes);
           T exact = squared[i];

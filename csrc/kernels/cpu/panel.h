@@ -58,11 +58,21 @@ class PanelStorage {
   Panel<T> panel_;
 };
 
-template <class T>
-CCP_HD T sum_lanes(Vec<T> v) {
-  T sum = 0;
-  for (int i = 0; i < kLanes<T>; ++i) sum += v[i];
-  return sum;
+// Halves are added to halves: that takes log2(lanes) steps, where lane after lane would take as many as there are
+// lanes.
+template <class T, int lanes>
+struct VecOfLanes {
+  typedef T type __attribute__((vector_size(lanes * sizeof(T))));
+};
+template <class T, int lanes = kLanes<T>>
+CCP_HD T sum_lanes(typename VecOfLanes<T, lanes>::type v) {
+  if constexpr (lanes == 2) {
+    return v[0] + v[1];
+  } else {
+    typename VecOfLanes<T, lanes / 2>::type half[2];
+    memcpy(half, &v, sizeof(v));
+    return sum_lanes<T, lanes / 2>(half[0] + half[1]);
+  }
 }
 
 template <class T>
@@ -125,8 +135,12 @@ inline void store_gradient(T* g, T along, const Panel<T>& panel, int64_t i, Norm
   const T scale = panel.scale[i];
   if (normalize == Normalize::kUnit || (normalize == Normalize::kBall && scale < T(1)))
     along = -dot(g, v, panel.width);  // g + along·v̂ loses its part along v̂, whatever `along` was
-  for (int64_t d = 0; d < panel.width; d += kLanes<T>) store(g + d, (load(g + d) + load(v + d) * along) * scale);
-  write_elements(g, dim, out, dtype, int64_t(panel.ids[i]) * dim);
+  const int64_t begin = int64_t(panel.ids[i]) * dim;
+  // Straight to where it belongs, if that takes whole vectors of these numbers.
+  const bool direct = dtype == (sizeof(T) == 4 ? Dtype::kFloat32 : Dtype::kFloat64) && dim == panel.width;
+  T* to = direct ? static_cast<T*>(out) + begin : g;
+  for (int64_t d = 0; d < panel.width; d += kLanes<T>) store(to + d, (load(g + d) + load(v + d) * along) * scale);
+  if (!direct) write_elements(g, dim, out, dtype, begin);
 }
 
 }  // namespace CCP_CAPABILITY

@@ -58,7 +58,7 @@ class PositivesTable {
         load_panel(p_.columns, p_.dim, p_.normalize, static_cast<const int64_t*>(members), first, n, n,
                    storage.panel());
         const Panel<T> columns = storage.panel().from(0, n);
-        compute_tile(Metric::kDistance, rows, columns, p_.dim, static_cast<T*>(x));
+        measure_tile<Metric::kDistance>(rows, columns, p_.dim, static_cast<T*>(x));
         for (int64_t r = i; r < rows.count; ++r)
           if (rows.panel.labels[r] == label) write_row(block, r, rows, columns, first, x);
       }

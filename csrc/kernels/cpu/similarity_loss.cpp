@@ -2,6 +2,8 @@
 // tile again and turns it into gradients of both sides. Extra memory is O(rows + columns); no tile outlives its visit.
 #include "kernels/cpu/similarity_loss.h"
 
+#include <type_traits>
+
 #include "kernels/cpu/positives.h"
 
 namespace ccp {
@@ -36,7 +38,7 @@ class Driver {
     memset(out.active, Loss::kHinge ? 0 : 1, size_t(larger(p_.rows.count, p_.columns.count)));
 
     sweep_.run(
-        nullptr, streamed,
+        nullptr, streamed, nullptr,
         [&](const RowBlock<T>& block, int64_t slice) {
           if (sweep_.streams_columns()) return;
           for (int64_t v = 0; v < kVectors; ++v) loss_.init(states[slice * kVectors + v]);
@@ -86,7 +88,7 @@ class Driver {
         load_row_info(sweep_.resident_rows(b), out, row_info + b * kRowInfo * kTileRows);
 
     sweep_.run(
-        items, count,
+        items, count, stream_columns ? out.grad_columns : out.grad_rows,
         [&](const RowBlock<T>& block, int64_t slice) {
           if (stream_columns) {
             columns.clear(slice);
@@ -183,40 +185,106 @@ class Driver {
 
   // A vector of rows meets all columns before the next does, so that its state stays in registers.
   void gather_tile(const Visit<T>& visit, State* states, PositivesTable<T>& positives, uint8_t* active) {
-    compute_tile(Loss::kMetric, visit.rows, visit.columns, p_.dim, visit.x);
+    multiply_tile(visit.rows, visit.columns, p_.dim, visit.x, visit.next);
+    for_classes(visit,
+                [&](int64_t v, const auto& same) { gather_vector(visit, v, same, states[v], positives, active); });
+  }
+
+  // The maxima first, then the terms (see losses/loss.h). A function of its own, like the other loops over a tile's
+  // pairs: so the constants of one loop find room in registers.
+  template <class Same>
+  __attribute__((noinline)) void gather_vector(const Visit<T>& visit, int64_t v, const Same& same, State& gathered,
+                                               PositivesTable<T>& positives, uint8_t* active) {
+    const Positives<V> row = positives.of(table_of(visit), visit.row_slot, v);
+    const M real = load_integers<T>(visit.rows.panel.ids + v * L) >= 0;
+    M row_active{};
+    State state;  // of this tile alone: sums stay short, so rounding stays small
+    if constexpr (has_maxima<Loss>(0)) {
+      typename Loss::template Maxima<V> maxima;
+      loss_.init(maxima);
+      for (int64_t j = 0; j < visit.columns.count; j += members()) {
+        T* cell = visit.x + j * kTileRows + v * L;
+        const V x = value(visit, cell, v, j);
+        if (Loss::kMetric != Metric::kDot || members() > 1) store(cell, x);
+        take(maxima, visit, v, j, same, x, row);
+      }
+      loss_.start(state, maxima);
+    } else {
+      loss_.init(state);
+    }
+    for (int64_t j = 0; j < visit.columns.count; j += members()) {
+      const T* cell = visit.x + j * kTileRows + v * L;
+      const V x = has_maxima<Loss>(0) ? load(cell) : value(visit, cell, v, j);
+      const M touched = take(state, visit, v, j, same, x, row);
+      if constexpr (Loss::kHinge) {
+        if (!any(touched)) continue;
+        if (!sweep_.streams_columns())
+          row_active = row_active | touched;
+        else if (any(touched & real))
+          active[visit.columns.ids[j]] = 1;
+      }
+    }
+    loss_.merge(gathered, state);
+    if (Loss::kHinge && !sweep_.streams_columns())
+      for (int i = 0; i < L; ++i)
+        if (row_active[i] & real[i]) active[visit.rows.panel.ids[v * L + i]] = 1;
+  }
+
+  // Which of a vector of rows are of column j's class.
+  struct SameClass {
+    M labels;
+    const Integer<T>* columns;
+    M operator()(int64_t j) const { return labels == columns[j]; }
+  };
+  struct NoneSame {
+    NoLanes operator()(int64_t) const { return {}; }
+  };
+  // Calls f(v, SameClass) for every vector v of rows, or f(v, NoneSame) where none of its pairs in the tile is of one
+  // class, nor to be excluded: the code for that has no masks, and with many classes nearly all tiles go through it.
+  template <class F>
+  void for_classes(const Visit<T>& visit, const F& f) const {
+    const Integer<T>* columns = visit.columns.labels;
+    Integer<T> lowest = columns[0], highest = columns[0];
+    for (int64_t j = 1; j < visit.columns.count; ++j) {
+      lowest = columns[j] < lowest ? columns[j] : lowest;
+      highest = columns[j] > highest ? columns[j] : highest;
+    }
     for (int64_t v = 0; v < visit.rows.vectors(); ++v) {
       const M labels = load_integers<T>(visit.rows.panel.labels + v * L);
-      const M real = load_integers<T>(visit.rows.panel.ids + v * L) >= 0;
-      const Positives<V> row = positives.of(table_of(visit), visit.row_slot, v);
-      M row_active = real & ~real;
-      State state;  // of this tile alone: sums stay short, so rounding stays small
-      loss_.init(state);
-      for (int64_t j = 0; j < visit.columns.count; j += members()) {
-        const V x = value(visit.x + j * kTileRows + v * L);
-        const M same = labels == visit.columns.labels[j];
-        const State before = state;
-        M touched = update(state, x, same, row);
-        if (p_.exclude_diagonal) {
-          const M self = itself(visit, j, v);
-          if (any(self)) {
-            restore(state, before, self);
-            touched = touched & ~self;
-          }
-        }
-        if (Loss::kHinge) {
-          touched = touched & real;
-          if (sweep_.streams_columns()) {
-            if (any(touched)) active[visit.columns.ids[j]] = 1;
-          } else {
-            row_active = row_active | touched;
-          }
-        }
-      }
-      loss_.merge(states[v], state);
-      if (Loss::kHinge && !sweep_.streams_columns())
-        for (int i = 0; i < L; ++i)
-          if (row_active[i]) active[visit.rows.panel.ids[v * L + i]] = 1;
+      M met{};
+      if (any((labels >= lowest) & (labels <= highest)))
+        for (int64_t j = 0; j < visit.columns.count; ++j) met = met | (labels == columns[j]);
+      if (p_.exclude_diagonal)
+        for (int64_t j = 0; j < visit.columns.count; ++j) met = met | itself(visit, j, v);
+      if (any(met))
+        f(v, SameClass{labels, columns});
+      else
+        f(v, NoneSame{});
     }
+  }
+
+  // has_maxima<Loss>(0): does the loss have Maxima?
+  template <class AnyLoss>
+  static constexpr bool has_maxima(typename AnyLoss::template Maxima<V>*) {
+    return true;
+  }
+  template <class AnyLoss>
+  static constexpr bool has_maxima(...) {
+    return false;
+  }
+
+  // One pair's part in a state (or in maxima), unless it is a sample's pair with itself.
+  template <class S, class Same>
+  M take(S& state, const Visit<T>& visit, int64_t v, int64_t j, const Same& same, V x, const Positives<V>& row) const {
+    if constexpr (std::is_same_v<Same, SameClass>) {
+      if (p_.exclude_diagonal) {
+        const S before = state;
+        const M touched = update(state, x, same(j), row), self = itself(visit, j, v);
+        restore(state, before, self);
+        return touched & ~self;
+      }
+    }
+    return update(state, x, same(j), row);
   }
 
   // The pairs of a vector of rows with the columns of one group.
@@ -228,27 +296,30 @@ class Driver {
   // Columns that count as one.
   int64_t members() const { return Loss::kGrouped ? p_.columns.group : 1; }
 
-  V value(const T* cell) const {
+  // The x of column j, or of the group that begins there.
+  V value(const Visit<T>& visit, const T* cell, int64_t v, int64_t j) const {
     if constexpr (Loss::kGrouped)
-      return loss_.template group<V>(Members{cell, members()}).value;
+      return members() == 1 ? load(cell) : loss_.template group<V>(Members{cell, members()}).value;
     else
-      return load(cell);
+      return measure<Loss::kMetric>(load(cell), visit.rows, v, visit.columns, j).x;
   }
 
-  M update(State& state, V x, M same, const Positives<V>& row) const {
+  template <class S, class Same>
+  M update(S& state, V x, Same same, const Positives<V>& row) const {
     if constexpr (Loss::kUsesPositives)
       return loss_.update(state, x, same, row);
     else
       return loss_.update(state, x, same);
   }
 
-  static void restore(State& state, const State& before, M lanes) {
-    constexpr size_t members = sizeof(State) / sizeof(V);
+  template <class S>
+  static void restore(S& state, const S& before, M lanes) {
+    constexpr size_t members = sizeof(S) / sizeof(V);
     V now[members], old[members];
-    memcpy(now, &state, sizeof(State));
-    memcpy(old, &before, sizeof(State));
+    memcpy(now, &state, sizeof(S));
+    memcpy(old, &before, sizeof(S));
     for (size_t i = 0; i < members; ++i) now[i] = select(lanes, old[i], now[i]);
-    memcpy(&state, now, sizeof(State));
+    memcpy(&state, now, sizeof(S));
   }
 
   // Finishes the rows of one block and adds their parts to the total, in order.
@@ -328,8 +399,8 @@ class Driver {
   void count_positives(const int64_t* items, int64_t count, int64_t slices, PositivesTable<T>& positives) {
     const int64_t tiles = sweep_.resident_tiles();
     sweep_.run(
-        items, count, [](const RowBlock<T>&, int64_t) {}, [&](const Visit<T>& visit) { count_tile(visit, positives); },
-        [](const Panel<T>&, int64_t) {});
+        items, count, nullptr, [](const RowBlock<T>&, int64_t) {},
+        [&](const Visit<T>& visit) { count_tile(visit, positives); }, [](const Panel<T>&, int64_t) {});
     for (int64_t s = 1; s < slices; ++s)
       for (int64_t b = 0; b < tiles; ++b) positives.add_counters(b, s * tiles + b);
   }
@@ -338,12 +409,12 @@ class Driver {
     positives.clear_counters(slice);
     Buffer<T> x(kTileRows * kTileColumns);
     for (int64_t r = 0; r < sweep_.resident_tiles(); ++r)
-      count_tile(Visit<T>{block, slice, sweep_.resident_columns(r), 0, x}, positives);
+      count_tile(Visit<T>{block, slice, sweep_.resident_columns(r), 0, x, nullptr, nullptr}, positives);
   }
 
   void count_tile(const Visit<T>& visit, PositivesTable<T>& positives) {
     if constexpr (Loss::kUsesPositives) {
-      compute_tile(Loss::kMetric, visit.rows, visit.columns, p_.dim, visit.x);
+      measure_tile<Loss::kMetric>(visit.rows, visit.columns, p_.dim, visit.x);
       for (int64_t v = 0; v < visit.rows.vectors(); ++v) {
         const M labels = load_integers<T>(visit.rows.panel.labels + v * L);
         const Positives<V> row = positives.of(table_of(visit), visit.row_slot, v);
@@ -354,50 +425,89 @@ class Driver {
     }
   }
 
-  // Overwrites the tile x with the coefficients of the pair gradients: row i gets coefficient · column j, and the other
-  // way round. A distance pulls along the difference of the two, so the negative coefficient falls on the item itself
-  // (`along`); close pairs are done with here. Returns the columns that have a coefficient.
-  int64_t gradient_coefficients(const Visit<T>& visit, const T* info, PositivesTable<T>& positives, Gradient& rows,
-                                Gradient& columns, int64_t* touched) {
-    T* row_along = rows ? rows.along(visit.row_slot) : nullptr;
-    T* column_along = columns ? columns.along(visit.column_slot) : nullptr;
+  // What grad() needs of a vector of rows.
+  struct RowInfo {
+    V saved[kSaved], pos_weight, neg_weight;
+  };
+  static RowInfo row_info(const T* info, int64_t v) {
+    RowInfo row;
+    for (int k = 0; k < kSaved; ++k) row.saved[k] = load(info + k * kTileRows + v * L);
+    row.pos_weight = load(info + kSaved * kTileRows + v * L);
+    row.neg_weight = load(info + (kSaved + 1) * kTileRows + v * L);
+    return row;
+  }
+
+  // Overwrites the tile x, which holds products, with the coefficients of the pair gradients: row i gets coefficient ·
+  // column j, and the other way round. A distance pulls along the difference of the two, so the negative coefficient
+  // falls on the item itself (`along`); close pairs are done with here.
+  void gradient_coefficients(const Visit<T>& visit, const T* info, PositivesTable<T>& positives, Gradient& rows,
+                             Gradient& columns) const {
+    // What falls on the item itself is lost where unit vectors are made of it (see store_gradient).
+    const bool along = Loss::kMetric != Metric::kDot && p_.normalize != Normalize::kUnit;
+    V column_sums[kTileColumns];
+    for (int64_t j = 0; along && j < visit.columns.count; ++j) column_sums[j] = V{};
+    for_classes(visit, [&](int64_t v, const auto& same) {
+      const V row_sum = vector_coefficients(visit, v, same, row_info(info, v), positives, rows, columns,
+                                            along ? column_sums : nullptr);
+      if (along && rows) {
+        T* of_rows = rows.along(visit.row_slot) + v * L;
+        store(of_rows, load(of_rows) + row_sum);
+      }
+    });
+    for (int64_t j = 0; along && columns && j < visit.columns.count; ++j)
+      columns.along(visit.column_slot)[j] += sum_lanes<T>(column_sums[j]);
+  }
+
+  template <class Same>
+  __attribute__((noinline)) V vector_coefficients(const Visit<T>& visit, int64_t v, const Same& same,
+                                                  const RowInfo& row, PositivesTable<T>& positives, Gradient& rows,
+                                                  Gradient& columns, V* column_sums) const {
+    V row_sum{};
+    for (int64_t j = 0; j < visit.columns.count; ++j) {
+      T* cell = visit.x + j * kTileRows + v * L;
+      const Measured<T> pair = measure<Loss::kMetric>(load(cell), visit.rows, v, visit.columns, j);
+      V g = pair_gradient(visit, pair.x, same(j), row, positives, v, j);
+      if constexpr (std::is_same_v<Same, SameClass>)
+        if (p_.exclude_diagonal) g = select(itself(visit, j, v), V{}, g);
+      if constexpr (Loss::kMetric != Metric::kDot) {
+        // d‖a - r‖/da = (a - r)/d, zero at d = 0;  d‖a - r‖²/da = 2(a - r)
+        V pull = Loss::kMetric == Metric::kDistance ? select(pair.x == T(0), V{}, g / pair.x) : g * T(2);
+        if (pair.any_close) {
+          const V squared = Loss::kMetric == Metric::kDistance ? pair.x * pair.x : pair.x;
+          const M close = close_pairs(squared, pair.size) & (pull != T(0));
+          add_differences(visit, v, j, close, pull, rows, columns);
+          pull = select(close, V{}, pull);
+        }
+        row_sum = row_sum + pull;
+        if (column_sums) column_sums[j] = column_sums[j] + pull;
+        g = V{} - pull;
+      }
+      store(cell, g);
+    }
+    return row_sum;
+  }
+
+  // Moves the columns of the tile x that have a coefficient to its front, and lists them: all, where the loss is no
+  // hinge.
+  int64_t pack_touched(const Visit<T>& visit, int64_t* touched) const {
     int64_t count = 0;
     for (int64_t j = 0; j < visit.columns.count; ++j) {
-      M nonzero = M{};
-      V column_sum{};
-      for (int64_t v = 0; v < visit.rows.vectors(); ++v) {
-        T* cell = visit.x + j * kTileRows + v * L;
-        const V x = load(cell);
-        const M same = load_integers<T>(visit.rows.panel.labels + v * L) == visit.columns.labels[j];
-        V g = pair_gradient(visit, x, same, info + v * L, positives, v, j);
-        if (p_.exclude_diagonal) g = select(itself(visit, j, v), V{}, g);
-        if (Loss::kMetric != Metric::kDot) {
-          // d‖a - r‖/da = (a - r)/d, zero at d = 0;  d‖a - r‖²/da = 2(a - r)
-          V pull = Loss::kMetric == Metric::kDistance ? select(x == T(0), V{}, g / x) : g * T(2);
-          const V squared = Loss::kMetric == Metric::kDistance ? x * x : x;
-          const M close = close_pairs(squared, visit.rows, v, visit.columns, j) & (pull != T(0));
-          if (any(close)) {
-            add_differences(visit, v, j, close, pull, rows, columns);
-            pull = select(close, V{}, pull);
-          }
-          if (row_along) store(row_along + v * L, load(row_along + v * L) + pull);
-          column_sum = column_sum + pull;
-          g = V{} - pull;
-        }
-        store(cell, g);
+      const T* from = visit.x + j * kTileRows;
+      T* to = visit.x + count * kTileRows;
+      M nonzero{};
+      for (int64_t v = 0; Loss::kHinge && v < visit.rows.vectors(); ++v) {
+        const V g = load(from + v * L);
         nonzero = nonzero | (g != T(0));
+        store(to + v * L, g);
       }
-      if (any(nonzero)) {
-        touched[count++] = j;
-        if (column_along && Loss::kMetric != Metric::kDot) column_along[j] += sum_lanes<T>(column_sum);
-      }
+      if (!Loss::kHinge || any(nonzero)) touched[count++] = j;
     }
     return count;
   }
 
-  // The gradients of the close pairs among vector v of the rows and column j.
-  static void add_differences(const Visit<T>& visit, int64_t v, int64_t j, M close, V pull, Gradient& rows,
-                              Gradient& columns) {
+  // The gradients of the close pairs among vector v of the rows and column j; apart, since they are rare.
+  __attribute__((noinline)) static void add_differences(const Visit<T>& visit, int64_t v, int64_t j, M close, V pull,
+                                                        Gradient& rows, Gradient& columns) {
     const Panel<T>& row = visit.rows.panel;
     for (int64_t i = v * L; i < smaller((v + 1) * L, visit.rows.count); ++i)
       if (close[i - v * L])
@@ -406,51 +516,60 @@ class Driver {
                        columns ? columns.values(visit.column_slot, j) : nullptr);
   }
 
-  V pair_gradient(const Visit<T>& visit, V x, M same, const T* info, PositivesTable<T>& positives, int64_t v,
+  template <class Same>
+  V pair_gradient(const Visit<T>& visit, V x, Same same, const RowInfo& row, PositivesTable<T>& positives, int64_t v,
                   int64_t j) const {
-    if constexpr (Loss::kGrouped) {
-      return x;  // differentiate_groups has been there
-    } else if constexpr (Loss::kUsesPositives) {
+    if constexpr (Loss::kUsesPositives) {
       const int64_t block = table_of(visit);
-      return loss_.grad(x, same, load(info + kSaved * kTileRows), positives.of(block, block, v),
+      return loss_.grad(x, same, row.pos_weight, positives.of(block, block, v),
                         positives.ordinal(visit.columns.ids[j]));
     } else {
-      return gradient_of_value(x, same, info);
+      return loss_.grad(x, same, row.saved, row.pos_weight, row.neg_weight);
     }
   }
 
-  V gradient_of_value(V x, M same, const T* info) const {
-    V saved[kSaved];
-    for (int k = 0; k < kSaved; ++k) saved[k] = load(info + k * kTileRows);
-    return loss_.grad(x, same, saved, load(info + kSaved * kTileRows), load(info + (kSaved + 1) * kTileRows));
+  // The same for groups.
+  void group_coefficients(const Visit<T>& visit, const T* info) const {
+    for_classes(visit,
+                [&](int64_t v, const auto& same) { group_vector_coefficients(visit, v, same, row_info(info, v)); });
   }
 
-  // Overwrites the tile x with d loss / d x, group by group.
-  void differentiate_groups(const Visit<T>& visit, const T* info) const {
+  template <class Same>
+  __attribute__((noinline)) void group_vector_coefficients(const Visit<T>& visit, int64_t v, const Same& same,
+                                                           const RowInfo& row) const {
     for (int64_t j = 0; j < visit.columns.count; j += members()) {
-      for (int64_t v = 0; v < visit.rows.vectors(); ++v) {
-        T* cell = visit.x + j * kTileRows + v * L;
-        const auto group = loss_.template group<V>(Members{cell, members()});
-        const M same = load_integers<T>(visit.rows.panel.labels + v * L) == visit.columns.labels[j];
-        const V g = gradient_of_value(group.value, same, info + v * L);
-        for (int64_t k = 0; k < members(); ++k) {
-          T* member = cell + k * kTileRows;
-          store(member, g * loss_.member_grad(group, load(member), k));
-        }
+      T* cell = visit.x + j * kTileRows + v * L;
+      if (members() == 1) {
+        V g = loss_.grad(load(cell), same(j), row.saved, row.pos_weight, row.neg_weight);
+        if constexpr (std::is_same_v<Same, SameClass>)
+          if (p_.exclude_diagonal) g = select(itself(visit, j, v), V{}, g);
+        store(cell, g);
+        continue;
+      }
+      const auto group = loss_.template group<V>(Members{cell, members()});
+      const V g = loss_.grad(group.value, same(j), row.saved, row.pos_weight, row.neg_weight);
+      for (int64_t k = 0; k < members(); ++k) {
+        T* member = cell + k * kTileRows;
+        store(member, g * loss_.member_grad(group, load(member), k));
       }
     }
   }
 
   void gradient_tile(const Visit<T>& visit, const T* info, PositivesTable<T>& positives, Gradient& rows,
                      Gradient& columns) {
-    compute_tile(Loss::kMetric, visit.rows, visit.columns, p_.dim, visit.x);
-    if constexpr (Loss::kGrouped) differentiate_groups(visit, info);
+    multiply_tile(visit.rows, visit.columns, p_.dim, visit.x, visit.next);
+    if constexpr (Loss::kGrouped)
+      group_coefficients(visit, info);
+    else
+      gradient_coefficients(visit, info, positives, rows, columns);
     int64_t touched[kTileColumns];
-    const int64_t count = gradient_coefficients(visit, info, positives, rows, columns, touched);
+    const int64_t count = pack_touched(visit, touched);
     if (columns)
-      add_rows_to_columns(visit.x, visit.rows, touched, count, columns.values(visit.column_slot, 0), sweep_.stride());
+      add_rows_to_columns(visit.x, visit.rows, touched, count, columns.values(visit.column_slot, 0), sweep_.stride(),
+                          visit.output);
     if (rows)
-      add_columns_to_rows(visit.x, visit.columns, touched, count, rows.values(visit.row_slot, 0), visit.rows.count);
+      add_columns_to_rows(visit.x, visit.columns, touched, count, rows.values(visit.row_slot, 0), visit.rows.count,
+                          visit.output);
   }
 
   const SimilarityProblem& p_;

@@ -18,13 +18,20 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// Full blocks of a product of this size, in each of which a Prefetch takes a step.
+constexpr int64_t prefetch_steps(int64_t rows, int64_t vectors) {
+  return larger(1, rows / kRegisterRows) * larger(1, vectors / kRegisterVectors);
+}
+
 template <class T>
 struct Visit {
   RowBlock<T> rows;
   int64_t row_slot;
   Panel<T> columns;
   int64_t column_slot;
-  T* x;  // [kTileColumns, kTileRows], to be filled by compute_tile
+  T* x;              // [kTileColumns, kTileRows], to be filled by multiply_tile
+  Prefetch* next;    // the streamed tile that follows, for multiply_tile to fetch
+  Prefetch* output;  // where this streamed tile's gradient will go, for the other products
 };
 
 template <class T>
@@ -71,9 +78,11 @@ class Sweep {
   }
 
   // Streams items chosen[0..count) (nullptr: all). begin(streamed tile, slice) comes before a streamed tile's visits,
-  // end(streamed tile, slice) after them. The streamed tile is a RowBlock or a Panel.
+  // end(streamed tile, slice) after them; it will write to `output`, which is like the streamed side, unless that is
+  // nullptr. The streamed tile is a RowBlock or a Panel.
   template <class Begin, class Tile, class End>
-  void run(const int64_t* chosen, int64_t count, const Begin& begin, const Tile& tile, const End& end) const {
+  void run(const int64_t* chosen, int64_t count, const void* output, const Begin& begin, const Tile& tile,
+           const End& end) const {
     const int64_t slices = this->slices(count), tiles = ceil_div(count, streamed_tile());
     p_.parallel_for(slices, [&](int64_t slice) {
       PanelStorage<T> storage(kTileRows, stride_, width_);
@@ -82,6 +91,17 @@ class Sweep {
       for (int64_t t = tiles * slice / slices; t < tiles * (slice + 1) / slices; ++t) {
         const int64_t first = t * streamed_tile(), n = smaller(streamed_tile(), count - first);
         load_panel(streamed_side(), p_.dim, p_.normalize, chosen, first, n, kTileRows, storage.panel());
+        // What is next in memory need not be what comes next, where items are chosen.
+        const int64_t item = p_.dim * dtype_bytes(streamed_side().dtype), after = first + n;
+        const int64_t visits = larger(1, resident_tiles());
+        const int64_t steps = visits * prefetch_steps(kTileColumns, kTileRows / kLanes<T>);
+        const int64_t output_steps = visits * 2 * prefetch_steps(kTileColumns, width_ / kLanes<T>);
+        Prefetch next, writes;
+        if (!chosen) {
+          next = Prefetch(static_cast<const char*>(streamed_side().data) + after * item,
+                          smaller(streamed_tile(), count - after) * item, steps);
+          if (output) writes = Prefetch(static_cast<const char*>(output) + first * item, n * item, output_steps);
+        }
         const RowBlock<T> block{storage.panel(), transposed, n};
         if (!stream_columns_) transpose_rows(block, p_.dim);
         const Panel<T> panel = storage.panel().from(0, n);
@@ -89,9 +109,9 @@ class Sweep {
         for (int64_t r = 0; r < resident_tiles(); ++r) {
           const int64_t resident_slot = slice * resident_tiles() + r;
           if (stream_columns_)
-            tile(Visit<T>{resident_rows(r), resident_slot, panel, slice, x});
+            tile(Visit<T>{resident_rows(r), resident_slot, panel, slice, x, &next, &writes});
           else
-            tile(Visit<T>{block, slice, resident_columns(r), resident_slot, x});
+            tile(Visit<T>{block, slice, resident_columns(r), resident_slot, x, &next, &writes});
         }
         end(panel, slice);
       }
