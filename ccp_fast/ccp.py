@@ -240,8 +240,9 @@ class AlternatingProjections:
         """Begin the next sub-problem, k; allowed before it is due.
 
         embed(k) is called if proxies are to be chosen (after w* is reloaded, with reload_best). It embeds
-        samples of each class with the live weights in eval mode: see `embed_pool`. A class without samples
-        keeps its proxies; one with fewer than K samples gets some of them twice.
+        samples of each class with the live weights in eval mode: see `embed_pool`; or it gives the last embeddings
+        of training, `ClassMemory.pool()`. A class without samples keeps its proxies; one with fewer than K samples
+        gets some of them twice.
         `seeds` [C, t, D] replaces the seeds of k-center: p*, and none for sub-problem 0 or where not `seeded`:
         the first pick is then the embedding of largest norm (after `normalize`; of equals that of lowest index).
         Raises ValueError for a pool that does not fit the proxies, RuntimeError for NaN in it; the old
@@ -254,9 +255,10 @@ class AlternatingProjections:
             restore_weights(solution, self.model, self.proxies)
 
         kept = len(self.proxies)
-        radii = previous_radii = None
+        radii = previous_radii = pool_milliseconds = None
         if self.initialize if index == 0 else self.reinitialize:
             pool = check_pool(embed(index), self.proxies, self.pool_size)
+            pool_milliseconds = 1e3 * (time.perf_counter() - began)
             if solution is not None:
                 previous_radii = covering_radii(pool, solution.proxies, self.normalize)
                 if self.seeded and seeds is None:
@@ -279,6 +281,7 @@ class AlternatingProjections:
             previous_spread=None if solution is None else spread(solution.proxies, self.normalize),
             classes_kept=kept,
             milliseconds=1e3 * (time.perf_counter() - began),
+            pool_milliseconds=pool_milliseconds,
         )
         self.history.append(record)
         return record

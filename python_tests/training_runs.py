@@ -29,7 +29,7 @@ def tiny_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_deterministic_debug_mode(mode)
 
 
-MEASURED = ("seconds", "milliseconds", "peak_memory_bytes")
+MEASURED = ("seconds", "milliseconds", "pool_milliseconds", "peak_memory_bytes")
 
 
 def without_times(value: Any) -> Any:

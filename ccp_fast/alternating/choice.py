@@ -11,6 +11,8 @@ from ccp_fast import functional as F
 from ccp_fast.alternating.pool import EmbeddedPool
 from ccp_fast.reference.pairs import Normalize, normalise
 
+_EXACT = "donot_use_mm_for_euclid_dist"  # ‖x‖² + ‖y‖² − 2xy is not 0 where x and y are equal
+
 
 class Choice(NamedTuple):
     """New proxies of every class."""
@@ -35,8 +37,9 @@ def choose_proxies(pool: EmbeddedPool, old: Tensor, seeds: Tensor | None, normal
         short="repeat",
     ).indices
     absent = picks[:, 0] < 0
-    chosen = pool.embeddings[picks.clamp(min=0)]
-    return Choice(torch.where(absent[:, None, None], old, chosen), int(absent.sum()))
+    chosen = pool.embeddings.index_select(0, picks.flatten().clamp_(min=0)).view(old.shape)
+    kept = int(absent.sum())
+    return Choice(torch.where(absent[:, None, None], old, chosen) if kept else chosen, kept)
 
 
 @torch.no_grad()
@@ -47,20 +50,33 @@ def covering_radii(pool: EmbeddedPool, centres: Tensor, normalize: Normalize) ->
         pool.embeddings, 1, offsets=pool.offsets, seeds=centres, normalize=normalize
     ).indices[:, 0]
     present = picks >= 0
-    points = normalise(pool.embeddings[picks[present]], normalize)
-    gaps = points[:, None] - normalise(centres[present], normalize)
-    distances: Tensor = torch.linalg.vector_norm(gaps, dim=2)
-    return distances.amin(1)
+    if not present.all():
+        picks, centres = picks[present], centres[present]
+    radii = []
+    for pick, part in zip(_in_parts(picks, centres), _in_parts(centres, centres), strict=True):
+        points = normalise(pool.embeddings.index_select(0, pick), normalize)[:, None]
+        # By differences, with no array of them.
+        distances = torch.cdist(points, normalise(part, normalize), compute_mode=_EXACT)
+        radii.append(distances[:, 0].amin(1))
+    return torch.cat(radii)
 
 
 @torch.no_grad()
 def spread(centres: Tensor, normalize: Normalize) -> float:
     """Mean distance between two centres of a class of [C, K, D]; 0 for K = 1."""
     classes, count, _ = centres.shape
-    vectors = normalise(centres, normalize)
-    # Not by |x|² + |y|² − 2xy: centres that coincide are at distance 0.
-    distances = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
-    return float(distances.sum()) / max(classes * count * (count - 1), 1)
+    total = centres.new_zeros(())
+    for part in _in_parts(centres, centres):
+        vectors = normalise(part, normalize)
+        for gap in range(1, count):  # each pair once, by how far apart it stands in the list
+            total += torch.linalg.vector_norm(vectors[:, gap:] - vectors[:, :-gap], dim=2).sum()
+    return float(total) / max(classes * count * (count - 1) // 2, 1)
+
+
+def _in_parts(x: Tensor, centres: Tensor) -> tuple[Tensor, ...]:
+    """x [C, ...] cut between classes of the centres [C, K, D], so that normalised copies stay in the cache."""
+    numbers = 1 << (18 if centres.device.type == "cpu" else 24)
+    return torch.split(x, max(1, numbers // (centres.shape[1] * centres.shape[2])))
 
 
 def check_pool(pool: EmbeddedPool, proxies: Tensor, pool_size: int) -> EmbeddedPool:

@@ -22,4 +22,5 @@ class SubProblem:
     spread: float  # mean distance between two proxies of a class, 0 for K = 1
     previous_spread: float | None  # of p*
     classes_kept: int  # classes that kept their proxies
-    milliseconds: float  # of `project`, the embedding of the pool included
+    milliseconds: float  # of `project`
+    pool_milliseconds: float | None = None  # of these until the pool was there; None also in older records

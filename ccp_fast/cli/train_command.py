@@ -44,6 +44,12 @@ def command(
             "passing, without --loss); xbm (cross-batch memory). --show-config has the settings of each."
         ),
     ] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(
+            help="ccp: proxies are chosen from images embedded anew (fresh) or from the memory of training."
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, batches and augmentation.")] = None,
     threads: Annotated[
@@ -82,7 +88,7 @@ def command(
     display = Display(quiet=quiet)
     try:
         if resume is not None:
-            given = [loss, method, steps, seed, threads, config, settings, out]
+            given = [loss, method, pool, steps, seed, threads, config, settings, out]
             if any(value is not None for value in given):
                 raise UserError("--resume: a run goes on with the settings it has; give no others beside it")
             _finish(resume, trainer.resume(resume, display), display)
@@ -90,7 +96,14 @@ def command(
         if report is not None:
             display.say(f"report: {write_run_report(RunFolder.open(report))}")
             return
-        flags = {"loss.name": loss, "method": method, "steps": steps, "seed": seed, "threads": threads}
+        flags = {
+            "loss.name": loss,
+            "method": method,
+            "ccp.pool": pool,
+            "steps": steps,
+            "seed": seed,
+            "threads": threads,
+        }
         base = load_config(config, settings or (), flags)
         if show_config:
             print(explained(base), end="")

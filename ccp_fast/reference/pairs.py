@@ -40,6 +40,9 @@ class Pairs(NamedTuple):
 
 def norm(vectors: Tensor) -> Tensor:
     """Euclidean norm over the last axis; at zero its first and second derivatives are 0, not NaN."""
+    if not torch.is_grad_enabled():  # then without a copy
+        plain: Tensor = torch.linalg.vector_norm(vectors, dim=-1)
+        return plain
     zero = torch.linalg.vector_norm(vectors.detach(), dim=-1) == 0
     lengths: Tensor = torch.linalg.vector_norm(vectors.masked_fill(zero[..., None], 1.0), dim=-1)
     return lengths.masked_fill(zero, 0.0)
@@ -53,8 +56,7 @@ def normalise(vectors: Tensor, how: Normalize) -> Tensor:
     if how == "ball":
         return vectors / torch.where(length > 1, length, 1.0)
     if how == "unit":
-        zero = length <= ZERO_NORM
-        return (vectors / length.masked_fill(zero, 1.0)).masked_fill(zero, 0.0)
+        return vectors / length.masked_fill(length <= ZERO_NORM, torch.inf)
     raise ValueError(f'normalize: expected "ball", "unit" or None, got {how!r}')
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ccp_fast.alternating.choice import spread
-from ccp_fast.ccp import AlternatingProjections, SubProblem, embed_pool
+from ccp_fast.ccp import AlternatingProjections, EmbeddedPool, SubProblem, embed_pool
+from ccp_fast.class_memory import ClassMemory
 from ccp_fast.samplers import ClassPoolSampler
 from ccp_fast.training.clock import PhaseClock
 from ccp_fast.training.config import Config
@@ -27,6 +28,9 @@ class Ccp(Method):
         super().__init__(config, data, model, clock)
         c = config.ccp
         self._pools = ClassPoolSampler(data.labels, c.pool_size, seed=config.seed)
+        self.memory: ClassMemory | None = None
+        if c.pool == "memory":
+            self.memory = ClassMemory(data.num_classes, c.pool_size, config.model.dim)
         self.ccp = AlternatingProjections(
             model,
             self.metric_loss,
@@ -53,12 +57,19 @@ class Ccp(Method):
         """Choose proxies where a sub-problem begins."""
         if self.ccp.due:
             with self.clock("reinitialisation"):
-                self.ccp.project(
-                    lambda k: embed_pool(self.model, self.data.plain_images, self._pools.pool(k))
-                )
+                self.ccp.project(self._pool)
+
+    def _pool(self, k: int) -> EmbeddedPool:
+        """What is remembered; for the first proxies only if no class is missing: it would keep random ones."""
+        if self.memory is not None and (k > 0 or self.memory.complete):
+            return self.memory.pool()
+        return embed_pool(self.model, self.data.plain_images, self._pools.pool(k))
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Within the batch and to all proxies."""
+        if self.memory is not None:
+            with self.clock("reinitialisation"):
+                self.memory.store_(embeddings, labels)
         return self.ccp.loss(embeddings, labels)
 
     def after_evaluation(self, metric: float) -> None:
@@ -83,9 +94,12 @@ class Ccp(Method):
         return spread(self.ccp.proxies, self.ccp.normalize)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the algorithm."""
-        return self.ccp.state_dict()
+        """That of the algorithm, and of the memory if there is one."""
+        memory = {} if self.memory is None else {"memory": self.memory.state_dict()}
+        return {**self.ccp.state_dict(), **memory}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on."""
         self.ccp.load_state_dict(state)
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"])
