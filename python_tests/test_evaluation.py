@@ -3,11 +3,13 @@ depend on."""
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -30,6 +32,13 @@ from ccp_fast.evaluation._fixed_point import FixedPointRows, dots, ordered_sum
 
 PER_QUERY = ("precision_at_1", "r_precision", "map_at_r", "recall_at_k")
 KS = (1, 2, 4, 8)
+KMEANS = [
+    "scikit-learn",
+    pytest.param(
+        "faiss",
+        marks=pytest.mark.skipif(find_spec("faiss") is None, reason="pip install 'ccp-fast[faiss]'"),
+    ),
+]
 LABELS = st.sampled_from([0, 1, 2, -5, 2**24, 2**24 + 1, 2**53, 2**53 + 1])
 
 
@@ -418,6 +427,19 @@ def test_one_huge_class_does_not_make_all_queries_rank_as_much(monkeypatch: pyte
 
 
 @pytest.mark.slow
+def test_more_pairs_than_32_bits_count() -> None:
+    """65,540 rows in pairs, each nearest to its other half: 2³² distances and some more."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(2**15 + 2, 4, generator=generator, dtype=torch.float64).float()
+    x = torch.cat([base, base * 3.0])  # on the sphere both are the same vector
+    labels = torch.arange(len(base)).repeat(2)
+    per_query = retrieval_per_query(x, labels, metrics=["map_at_r", "recall_at_k"], ks=[1, 1000])
+    assert (per_query["num_relevant"] == 1).all()
+    assert float(per_query["map_at_r"].mean()) > 0.999  # but for rows closer than their rounding
+    assert (per_query["recall_at_1000"] == 1).all()
+
+
+@pytest.mark.slow
 def test_a_million_references() -> None:
     """The answer is known: each query is its reference plus a little noise."""
     reference = torch.randn(2**20, 8, generator=torch.Generator().manual_seed(0))
@@ -431,12 +453,17 @@ def test_a_million_references() -> None:
 # --- NMI ---------------------------------------------------------------------------------------------------
 
 
-def test_nmi() -> None:
+@pytest.mark.parametrize("kmeans", KMEANS)
+def test_nmi(kmeans: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     centres = torch.nn.functional.normalize(torch.randn(12, 32, generator=generator))
     labels = torch.arange(120) % 12 * 1000
+    found = functools.partial(normalized_mutual_information, kmeans=kmeans)
     tight = centres[labels // 1000] + 1e-3 * torch.randn(120, 32, generator=generator)
-    assert retrieval(tight, labels, metrics=["nmi"]) == {"nmi": pytest.approx(1.0), "num_queries": 120}
+    result = retrieval(tight, labels, metrics=["nmi"], kmeans=kmeans)
+    assert result == {"nmi": found(tight, labels), "num_queries": 120}
+    # Random rows to begin with leave some clusters empty and some with two classes.
+    assert result["nmi"] == (pytest.approx(1.0) if kmeans == "scikit-learn" else pytest.approx(0.9, abs=0.1))
     # Two tight clusters of 6, of classes 4 + 2 and 1 + 5: mutual information by its definition
     x = torch.tensor([[1.0, 0.0]] * 6 + [[0.0, 1.0]] * 6)
     y = torch.tensor([0] * 4 + [1] * 2 + [0] + [1] * 5)
@@ -445,16 +472,23 @@ def test_nmi() -> None:
     information = sum(n / 12 * math.log(n / 12 / (0.5 * sizes[c] / 12)) for (_, c), n in joint.items())
     entropy = -sum(n / 12 * math.log(n / 12) for n in sizes.values())
     expected = 2 * information / (entropy + math.log(2))
-    assert normalized_mutual_information(x, y) == pytest.approx(expected, abs=1e-12)
+    assert found(x, y) == pytest.approx(expected, abs=1e-12)
     noise = torch.randn(200, 8, generator=generator)
-    assert normalized_mutual_information(noise, torch.arange(200) % 4) < 0.1
+    assert found(noise, torch.arange(200) % 4) < 0.1
 
 
-def test_nmi_follows_the_seed() -> None:
+@pytest.mark.parametrize("kmeans", KMEANS)
+def test_nmi_follows_the_seed(kmeans: Any) -> None:
     x = torch.randn(150, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(150) % 15
-    values = [normalized_mutual_information(x, labels, seed=seed) for seed in (0, 0, 1)]
+    values = [normalized_mutual_information(x, labels, kmeans=kmeans, seed=seed) for seed in (0, 0, 1)]
     assert values[0] == values[1] != values[2]
+
+
+def test_nmi_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ModuleNotFoundError, match="nmi: needs faiss for k-means"):
+        retrieval(torch.eye(4), torch.tensor([0, 0, 1, 1]), kmeans="faiss")
 
 
 def test_nmi_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,6 +533,8 @@ NAN = X.index_put((torch.tensor(3), torch.tensor(1)), torch.tensor(torch.nan))
         (dict(ks=[0]), r"ks: expected integers of at least 1, got \[0\]"),
         (dict(normalize="l2"), 'normalize: expected "unit", "ball" or None, got \'l2\''),
         (dict(block_size=(0, 4)), r"block_size: expected \(queries, references\)"),
+        (dict(backend="annoy"), 'backend: expected "ccp_fast" or "faiss", got \'annoy\''),
+        (dict(metrics=["nmi"], kmeans="k"), 'kmeans: expected "scikit-learn" or "faiss", got \'k\''),
         (
             dict(labels=torch.arange(6)),
             "labels: expected a query with a reference of its own class, got none",

@@ -71,21 +71,36 @@ def _child(
 
 def measure(case: Case, implementation: str) -> int:
     """In this process, which ought to be a fresh one."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(_NO_HUGE_PAGES, 1, 0, 0, 0)
     competitor = case.implementation(implementation)
     step = competitor.prepare(case.inputs())
     if competitor.role == "compiled":
         step()  # compiles for these shapes
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status()
-    outputs = step()
-    after = _status()
-    files = max(0, after["RssFile"] - before["RssFile"])
+    with Peak() as peak:
+        outputs = step()
     results = 0 if case.in_place else _bytes(outputs)
-    return max(0, after["VmHWM"] - before["VmRSS"] - files - results)
+    return max(0, peak.extra_bytes - results)
+
+
+class Peak:
+    """The most that this process holds during the block beyond what it held before. Linux only."""
+
+    extra_bytes: int
+
+    def __enter__(self) -> Peak:
+        """Give freed memory back and begin a new high-water mark."""
+        libc = ctypes.CDLL(None)
+        libc.prctl(_NO_HUGE_PAGES, 1, 0, 0, 0)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        self._before = _status()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Read the mark; program files do not count."""
+        after = _status()
+        files = max(0, after["RssFile"] - self._before["RssFile"])
+        self.extra_bytes = max(0, after["VmHWM"] - self._before["VmRSS"] - files)
 
 
 def _bytes(outputs: Outputs | Sequence[torch.Tensor]) -> int:

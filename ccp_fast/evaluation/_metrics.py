@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from . import _checks
-from ._clusters import normalized_mutual_information
+from ._candidates import Backend
+from ._clusters import KMeans, normalized_mutual_information
 from ._fixed_point import Normalize, ordered_sum
 from ._nearest import BlockSize, prepare, ranked_blocks
 
@@ -36,6 +37,8 @@ def retrieval(
     ks: Sequence[int] = (1, 2, 4, 8),
     normalize: Normalize = "unit",
     block_size: BlockSize = None,
+    backend: Backend = "ccp_fast",
+    kmeans: KMeans = "scikit-learn",
     seed: int = 0,
 ) -> dict[str, float]:
     """Retrieval metrics: the mean over all queries that have a reference of their class.
@@ -56,6 +59,8 @@ def retrieval(
         ks: the K of recall_at_K; one larger than the number of references counts them all.
         normalize: "unit" v/‖v‖ (cosine similarity), "ball" v/max(1,‖v‖), or None; distances are Euclidean.
         block_size: as in ``nearest``.
+        backend: as in ``nearest``.
+        kmeans: as in ``normalized_mutual_information``.
         seed: of k-means.
 
     Returns:
@@ -65,12 +70,20 @@ def retrieval(
     Raises:
         ValueError: empty or non-finite embeddings, shapes, dtypes or devices that do not fit, an unknown
             metric, or no query with a reference of its class.
-        ModuleNotFoundError: "nmi" without scikit-learn.
+        ModuleNotFoundError: "nmi" without scikit-learn, "faiss" without faiss.
     """
     wanted = _wanted(metrics)
     names = [name for name in wanted if name != "nmi"]
     values = retrieval_per_query(
-        query, labels, reference, reference_labels, names, ks=ks, normalize=normalize, block_size=block_size
+        query,
+        labels,
+        reference,
+        reference_labels,
+        names,
+        ks=ks,
+        normalize=normalize,
+        block_size=block_size,
+        backend=backend,
     )
     counted = values.pop("num_relevant") > 0
     total = int(counted.sum())
@@ -79,7 +92,9 @@ def retrieval(
     # fsum is exact: the mean does not depend on the order of the queries.
     result = {name: math.fsum(value[counted].tolist()) / total for name, value in values.items()}
     if "nmi" in wanted:
-        result["nmi"] = normalized_mutual_information(query, labels, normalize=normalize, seed=seed)
+        result["nmi"] = normalized_mutual_information(
+            query, labels, normalize=normalize, kmeans=kmeans, seed=seed
+        )
     result["num_queries"] = total
     return result
 
@@ -95,6 +110,7 @@ def retrieval_per_query(
     ks: Sequence[int] = (1, 2, 4, 8),
     normalize: Normalize = "unit",
     block_size: BlockSize = None,
+    backend: Backend = "ccp_fast",
 ) -> dict[str, Tensor]:
     """The metrics of every single query: arguments as in ``retrieval``, without "nmi".
 
@@ -125,7 +141,7 @@ def retrieval_per_query(
     if "r_precision" in wanted or "map_at_r" in wanted:
         depth = torch.maximum(depth, relevant[rows])
     depth.clamp_(max=len(r) - int(reference is None))
-    for block in ranked_blocks(q, r, rows, depth, reference is None, block_size) if columns else ():
+    for block in ranked_blocks(q, r, rows, depth, reference is None, block_size, backend) if columns else ():
         hits = reference_labels[block.indices] == labels[block.rows, None]
         for name in columns:
             values[name][block.rows] = _score(name, hits, relevant[block.rows])
@@ -149,7 +165,7 @@ def _score(name: str, hits: Tensor, relevant: Tensor) -> Tensor:
 def _relevant(labels: Tensor, reference_labels: Tensor) -> Tensor:
     """How many references are of each query's class, [M] int64."""
     classes, counts = torch.unique(reference_labels, return_counts=True)
-    place = torch.searchsorted(classes, labels).clamp_(max=len(classes) - 1)
+    place = torch.searchsorted(classes, labels.contiguous()).clamp_(max=len(classes) - 1)
     return torch.where(classes[place] == labels, counts[place], 0)
 
 

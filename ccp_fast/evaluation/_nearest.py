@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _candidates, _checks
+from ._candidates import BACKENDS, Backend, Candidates
 from ._fixed_point import FixedPointRows, Normalize, dots, dots_of_pairs
 
 BlockSize = tuple[int, int] | None
@@ -45,6 +46,7 @@ def nearest(
     *,
     normalize: Normalize = "unit",
     block_size: BlockSize = None,
+    backend: Backend = "ccp_fast",
 ) -> Nearest:
     """The ``k`` nearest references of every query by Euclidean distance.
 
@@ -62,12 +64,15 @@ def nearest(
             None.
         block_size: queries and references per tile of exact distances, of which no candidates are then picked
             beforehand; None: chosen for the device, in 32 MB on the CPU, 512 MB elsewhere.
+        backend: who looks for candidates, which are then ranked exactly: this package's operator, or "faiss" (a
+            flat index on the CPU, with a copy of the references in fp32; extra [faiss]). The result is the same.
 
     Returns:
         ``Nearest(indices [M, k] int64, distances [M, k])``.
 
     Raises:
         ValueError: empty or non-finite embeddings, shapes, dtypes or devices that do not fit, k out of range.
+        ModuleNotFoundError: "faiss" where it is not installed.
     """
     q, r = prepare(query, reference, normalize)
     most = len(r) - (reference is None)
@@ -77,7 +82,8 @@ def nearest(
     indices = torch.empty(len(q), k, dtype=torch.int64, device=device)
     distances = torch.empty(len(q), k, dtype=torch.float64 if q.double else torch.float32, device=device)
     rows = torch.arange(len(q), device=device)
-    for block in ranked_blocks(q, r, rows, torch.full_like(rows, k), reference is None, block_size):
+    depth = torch.full_like(rows, k)
+    for block in ranked_blocks(q, r, rows, depth, reference is None, block_size, backend):
         indices[block.rows] = block.indices
         distances[block.rows] = block.squares.sqrt().to(distances.dtype)
     return Nearest(indices, distances)
@@ -107,6 +113,7 @@ def ranked_blocks(
     k: Tensor,
     exclude_self: bool,
     block_size: BlockSize = None,
+    backend: Backend = "ccp_fast",
 ) -> Iterator[RankedBlock]:
     """Rank the queries ``rows`` [B] with at least ``k`` [B] neighbours each.
 
@@ -114,7 +121,12 @@ def ranked_blocks(
     which ask for thousands of neighbours, do not make all the others pay for as many. Blocks come in order of
     k, not of rows.
     """
-    if block_size is not None:
+    if backend not in BACKENDS:
+        raise ValueError(f'backend: expected "ccp_fast" or "faiss", got {backend!r}')
+    candidates = None
+    if block_size is None:
+        candidates = BACKENDS[backend](query, reference)
+    else:
         _checks.block_size(block_size)
     order = k.argsort(stable=True)
     rows, k = rows[order], k[order].cpu()
@@ -124,8 +136,8 @@ def ranked_blocks(
         stop = int(torch.searchsorted(k, most, right=True))
         widest = int(k[stop - 1])
         left = rows[start:stop]
-        if block_size is None:
-            left = yield from _rank_candidates(query, reference, left, widest, exclude_self)
+        if candidates is not None:
+            left = yield from _rank_candidates(query, reference, left, widest, exclude_self, candidates)
         height, width = block_size or _tile(widest, len(reference), left.device)
         for first in range(0, len(left), height):
             yield _rank(query, reference, left[first : first + height], widest, exclude_self, width)
@@ -142,18 +154,23 @@ def _tile(k: int, references: int, device: torch.device) -> tuple[int, int]:
 
 
 def _rank_candidates(
-    query: FixedPointRows, reference: FixedPointRows, rows: Tensor, k: int, exclude_self: bool
+    query: FixedPointRows,
+    reference: FixedPointRows,
+    rows: Tensor,
+    k: int,
+    exclude_self: bool,
+    candidates: Candidates,
 ) -> Generator[RankedBlock, None, Tensor]:
     """Rank the queries of which a few candidates hold the k nearest for certain; return the others."""
     count = _candidates.count(k, exclude_self)
-    if not _candidates.are_worth_it(query, reference, count):
+    if not candidates.are_worth_it(count):
         return rows
     tile, dim = _TILE[_kind(rows.device)], query.values.shape[1]
-    height, piece = max(16, tile // max(count, dim)), max(16, tile // (4 * count * dim))
+    height, piece = max(1, tile // max(count, dim)), max(1, tile // (4 * count * dim))
     uncertain, done = rows[:0], 0
     while done < len(rows) and 2 * len(uncertain) <= done:  # most are certain so far
         some = rows[done : done + (height if done else _TRIAL)]
-        indices, bound = _candidates.find(query, reference, some, count)
+        indices, bound = candidates.find(some, count)
         for part, columns, below in zip(
             some.split(piece), indices.split(piece), bound.split(piece), strict=True
         ):
