@@ -20,6 +20,7 @@ from ccp_fast.training.errors import UserError
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.methods import METHODS, run_name, title
 from ccp_fast.training.methods.alternating import Alternating
+from ccp_fast.training.methods.ccp import Ccp
 from ccp_fast.training.methods.xbm import Xbm
 from ccp_fast.training.model import embed
 from ccp_fast.training.objective import PRESETS
@@ -83,13 +84,14 @@ def test_every_loss_trains_with_every_method_it_fits(loss: str, method: str) -> 
         ["method=alternating", "alternating.lifetime=20", "alternating.hard_classes=false"],
         ["method=intra-batch", "optimizer.name=radam"],
         ["method=xbm", "xbm.size=30"],
+        ["method=ccp", "ccp.pool=memory"],
     ],
     ids=" ".join,
 )
 def test_a_crashed_run_of_any_method_goes_on_to_the_same_bits(
     settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CCP's, and a process that is killed: `test_training.py`."""
+    """CCP's with pools embedded anew, and a process that is killed: `test_training.py`."""
     config = tiny_training.config(*settings)
     trainer.train(config, tmp_path / "unbroken", QUIET)
     step = Learner.train_step
@@ -214,6 +216,46 @@ def test_alternating_pairs_samples_with_representatives_alone() -> None:
     same = labels[4:, None] == labels[:4]
     expected = (torch.where(same, 1 - s, s.relu()).sum()) / 4
     torch.testing.assert_close(value, expected)
+
+
+def test_ccp_chooses_among_what_training_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = learner("method=ccp", "ccp.pool=memory")
+    method = one.method
+    assert isinstance(method, Ccp)
+    computed: dict[int, list[torch.Tensor]] = {c: [] for c in range(12)}
+    forward = type(one.model).forward
+
+    def remembering(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        embeddings = forward(model, images)
+        assert model.training  # no pool is embedded
+        for c, embedding in zip(
+            one.data.labels[one.method.sampler.batch(one.step)].tolist(), embeddings, strict=True
+        ):
+            computed[c].append(embedding.detach())
+        return embeddings
+
+    monkeypatch.setattr(type(one.model), "forward", remembering)
+    for _ in range(6):  # the warm start: two passes over the classes, two images each
+        one.train_step()
+    proxies = method._pool(0).embeddings.view(12, 4, 8)
+    assert all(torch.equal(proxies[c], torch.stack(computed[c])) for c in range(12))
+    one.train_step()
+    (record,) = method.subproblems
+    assert (record.step, record.classes_kept) == (6, 0)
+    assert one.clock.seconds["reinitialisation"] > 0
+
+
+def test_ccp_embeds_a_pool_where_the_first_proxies_would_be_random() -> None:
+    one = learner("method=ccp", "ccp.pool=memory", "ccp.warm_start=0")
+    fresh = learner("method=ccp", "ccp.warm_start=0")
+    for each in (one, fresh):
+        each.train_step()
+    assert torch.equal(one.criterion.proxies, fresh.criterion.proxies)
+    for _ in range(5):
+        one.train_step()
+        fresh.train_step()
+    assert [r.step for r in one.method.subproblems] == [0, 5]
+    assert one.method.subproblems[1].radius_mean != fresh.method.subproblems[1].radius_mean
 
 
 def test_xbm_meets_what_came_before() -> None:

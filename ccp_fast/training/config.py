@@ -96,9 +96,7 @@ class CcpConfig(Section):
 
     proxies_per_class: Count = 4  # K
     pool_size: Count = 8  # b
-    pool: Literal["fresh", "memory"] = (
-        "fresh"  # embedded anew; or the last b embeddings of each class in training
-    )
+    pool: Literal["fresh", "memory"] = "fresh"  # embedded anew, or as training computed it last
     lam: Amount = 2e-4
     lam_decay: Amount = 1.0
     warm_start: Fraction = 0.5  # share of all steps trained with the plain loss first
