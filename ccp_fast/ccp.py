@@ -38,7 +38,13 @@ from torch.optim import Optimizer
 from ccp_fast.alternating.choice import check_pool, choose_proxies, covering_radii, spread
 from ccp_fast.alternating.pool import EmbeddedPool, Pool, embed_pool
 from ccp_fast.alternating.record import SubProblem
-from ccp_fast.alternating.weights import Weights, copy_weights, restore_weights, weights_from_state
+from ccp_fast.alternating.weights import (
+    Weights,
+    copy_weights,
+    live_weights,
+    restore_weights,
+    weights_from_state,
+)
 from ccp_fast.functional import Normalize
 from ccp_fast.losses import MetricLoss
 from ccp_fast.projection import Projection
@@ -250,9 +256,12 @@ class AlternatingProjections:
         """
         began = time.perf_counter()
         index = self.subproblem + 1
-        solution = (self._solution or self._live_weights()) if index > 0 else None
-        if solution is not None and self.reload_best:
-            restore_weights(solution, self.model, self.proxies)
+        solution = previous_spread = None
+        if index > 0:
+            solution = self._solution or live_weights(self.model, self.proxies)
+            if self.reload_best:
+                restore_weights(solution, self.model, self.proxies)
+            previous_spread = spread(solution.proxies, self.normalize)
 
         kept = len(self.proxies)
         radii = previous_radii = pool_milliseconds = None
@@ -278,7 +287,7 @@ class AlternatingProjections:
             radius_max=None if radii is None else float(radii.max()),
             previous_radius_mean=None if previous_radii is None else float(previous_radii.mean()),
             spread=spread(self.proxies, self.normalize),
-            previous_spread=None if solution is None else spread(solution.proxies, self.normalize),
+            previous_spread=previous_spread,
             classes_kept=kept,
             milliseconds=1e3 * (time.perf_counter() - began),
             pool_milliseconds=pool_milliseconds,

@@ -21,6 +21,11 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
+def live_weights(network: nn.Module, proxies: Tensor) -> Weights:
+    """The live tensors themselves: theirs until the next step."""
+    return Weights(tensors_of(network), proxies.detach())
+
+
 @torch.no_grad()
 def copy_weights(network: nn.Module, proxies: Tensor) -> Weights:
     """A copy of the live weights."""
