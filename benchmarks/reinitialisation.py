@@ -73,7 +73,7 @@ def main() -> None:
     labels = torch.arange(options.classes).repeat_interleave(options.pool)
     memory.store_(0.1 * torch.randn(len(labels), options.dim), labels)
     points, offsets = memory.pool()
-    seeds = memory.embeddings[:, : options.proxies].clone()
+    seeds = memory.slots[:, : options.proxies].clone()
     batch = labels[torch.randperm(options.classes)[:8] * options.pool].repeat_interleave(4)
     embeddings = torch.randn(len(batch), options.dim)
     small, large = algorithm(nn.Linear(1, 1), options), algorithm(Weights(resnet50_shapes()), options)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ccp_fast import ClassMemory
+from ccp_fast import ClassMemory, class_memory
 from ccp_fast.ccp import EmbeddedPool
 
 
@@ -30,11 +30,20 @@ def classes_of(pool: EmbeddedPool) -> list[list[float]]:
 @settings(deadline=None, max_examples=200)
 @given(
     size=st.integers(1, 5),
+    recent=st.integers(1, 40),
     batches=st.lists(st.lists(st.integers(0, 3), max_size=24), max_size=6),
 )
-def test_holds_the_last_of_each_class(size: int, batches: list[list[int]]) -> None:
-    """Also of a class that fills its ring several times over in one batch; the s-th stored is in slot s mod size."""
-    memory = ClassMemory(num_classes=4, size=size, dim=2)
+def test_holds_the_last_of_each_class(size: int, recent: int, batches: list[list[int]]) -> None:
+    """Also of a class that fills its ring several times over in one batch; the s-th stored is in slot s mod size.
+
+    Whether a batch goes into its slots at once or together with others.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(class_memory, "_RECENT", recent)
+        check_rings(ClassMemory(num_classes=4, size=size, dim=2), size, batches)
+
+
+def check_rings(memory: ClassMemory, size: int, batches: list[list[int]]) -> None:
     expected: list[deque[float]] = [deque(maxlen=size) for _ in range(4)]
     counts, first = [0] * 4, 0
     for labels in batches:
@@ -43,14 +52,14 @@ def test_holds_the_last_of_each_class(size: int, batches: list[list[int]]) -> No
             expected[label].append(float(first + i))
             counts[label] += 1
         first += len(labels)
-    assert memory.stored.tolist() == counts
+    assert memory.stored().tolist() == counts
     slots = []
     for ring, count in zip(expected, counts, strict=True):
         turn = (count - len(ring)) % size if len(ring) == size else 0
         slots.append([ring[(i - turn) % size] for i in range(len(ring))])
     if first:
         assert classes_of(memory.pool()) == slots
-    assert memory.complete == all(counts)
+    assert memory.stored().all() == all(counts)
 
 
 def test_keeps_its_dtype_and_no_graph() -> None:
@@ -67,8 +76,9 @@ def test_keeps_its_dtype_and_no_graph() -> None:
 def test_stores_without_waiting_for_a_gpu() -> None:
     """On "meta", whose tensors hold no numbers, whatever asks for one fails: as it would wait on a GPU."""
     memory = ClassMemory(5, 3, 2).to("meta")
-    embeddings, labels = torch.empty(8, 2, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
-    memory.store_(embeddings, labels)
+    for count in (8, 3000, 3000, 9000):  # copied; put into slots before; put there itself
+        labels = torch.empty(count, dtype=torch.int64, device="meta")
+        memory.store_(torch.empty(count, 2, device="meta"), labels)
     with pytest.raises((NotImplementedError, RuntimeError)):
         memory.pool()
 
@@ -76,12 +86,15 @@ def test_stores_without_waiting_for_a_gpu() -> None:
 def test_a_full_memory_is_not_copied() -> None:
     memory = ClassMemory(3, 2, 2)
     memory.store_(numbered(0, 5), torch.tensor([0, 1, 2, 0, 1]))
-    assert memory.pool().embeddings.data_ptr() != memory.embeddings.data_ptr()
+    assert memory.pool().embeddings.data_ptr() != memory.slots.data_ptr()
     memory.store_(numbered(5, 1), torch.tensor([2]))
-    assert memory.pool().embeddings.data_ptr() == memory.embeddings.data_ptr()
+    assert memory.pool().embeddings.data_ptr() == memory.slots.data_ptr()
     assert classes_of(memory.pool()) == [[0, 3], [1, 4], [2, 5]]
+    memory.store_(numbered(6, 1), torch.tensor([1]))
+    assert classes_of(memory.pool()) == [[0, 3], [6, 4], [2, 5]]
+    memory.store_(numbered(7, 1), torch.tensor([0]))
     memory.reset_()
-    assert not memory.complete
+    assert not memory.stored().any()
     assert len(memory.pool().embeddings) == 0
 
 
@@ -167,10 +180,24 @@ def test_refuses_a_batch_and_stores_nothing(embeddings: Tensor, labels: Tensor, 
     memory = ClassMemory(4, 3, 2)
     with pytest.raises(ValueError, match=message):
         memory.store_(embeddings, labels)
-    assert memory.stored.tolist() == [0, 0, 0, 0]
+    assert memory.stored().tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("arguments", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1.5, 1)])
 def test_refuses_sizes(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=r"(num_classes|size|dim): expected"):
         ClassMemory(*arguments)
+
+
+def test_state_is_all_that_was_stored_and_a_loaded_one_is_no_other() -> None:
+    one, other = ClassMemory(3, 2, 2), ClassMemory(3, 2, 2)
+    one.store_(numbered(0, 4), torch.tensor([0, 1, 0, 0]))
+    other.store_(numbered(9, 1), torch.tensor([2]))  # forgotten
+    module = torch.nn.ModuleDict({"memory": other})
+    module.load_state_dict({f"memory.{name}": value for name, value in one.state_dict().items()})
+    assert other.stored().tolist() == [3, 1, 0]
+    assert classes_of(other.pool()) == classes_of(one.pool()) == [[3, 2], [1], []]
+    assert {name: list(value.shape) for name, value in one.state_dict().items()} == {
+        "slots": [3, 2, 2],
+        "counts": [3],
+    }

@@ -61,7 +61,7 @@ class Ccp(Method):
 
     def _pool(self, k: int) -> EmbeddedPool:
         """What is remembered; for the first proxies only if no class is missing: it would keep random ones."""
-        if self.memory is not None and (k > 0 or self.memory.complete):
+        if self.memory is not None and (k > 0 or bool(self.memory.stored().all())):
             return self.memory.pool()
         return embed_pool(self.model, self.data.plain_images, self._pools.pool(k))
 
