@@ -43,6 +43,7 @@ COLUMNS = {
     ),
     "reinit": Column("re-initialised, λ = 0", {"method": "ccp", "ccp__lam": 0.0}),
     "ccp": Column("full CCP", {"method": "ccp"}),
+    "ccp-memory": Column("full CCP, pool from memory", {"method": "ccp", "ccp__pool": "memory"}),
     "unseeded": Column("full CCP, k-center without seeds", {"method": "ccp", "ccp__seeded": False}),
     "plain-32x4": Column("plain, 32×4, cosine", {"method": "plain", **LARGE_BATCH}),
     "ccp-32x4": Column("full CCP, 32×4, cosine", {"method": "ccp", **LARGE_BATCH}),
