@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from ccp_fast._checks import check_count
 from ccp_fast.alternating.pool import EmbeddedPool
 
-_RECENT = (
-    4096  # embeddings that wait for their slots: a batch costs two copies, and sorting is shared by many
-)
+# So many embeddings wait for their slots: a batch costs two copies, and sorting by class is shared by many batches.
+_RECENT = 4096
 
 
 class ClassMemory(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from helpers import one_thread  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ccp_fast import ClassMemory, class_memory
 from ccp_fast.ccp import EmbeddedPool
@@ -60,6 +62,26 @@ def check_rings(memory: ClassMemory, size: int, batches: list[list[int]]) -> Non
     if first:
         assert classes_of(memory.pool()) == slots
     assert memory.stored().all() == all(counts)
+
+
+class WritesBackwards(TorchDispatchMode):
+    """Several writes to a place happen in the other order: a GPU has none."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.index_put_.default:
+            target, indices, values = args
+            args = (target, [index.flip(0) for index in indices], values.flip(0))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_class_that_comes_round_in_a_batch_does_not_depend_on_the_order_of_writes() -> None:
+    memory, backwards = ClassMemory(3, 2, 2), ClassMemory(3, 2, 2)
+    labels = torch.tensor([0, 1, 0, 0, 2, 0, 0, 1, 1])
+    memory.store_(numbered(0, 9), labels)
+    backwards.store_(numbered(0, 9), labels)
+    with WritesBackwards():
+        found = backwards.pool()
+    assert classes_of(found) == classes_of(memory.pool()) == [[6, 5], [8, 7], [4]]
 
 
 def test_keeps_its_dtype_and_no_graph() -> None:
