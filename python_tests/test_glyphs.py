@@ -11,8 +11,8 @@ import torch
 from PIL import ImageFont
 from torch import Tensor
 
-from ccp_fast.data import DataFileError, ImageSet, build_glyphs, glyphs
-from ccp_fast.data.packed import MAGIC, PackedImages, read_packed, write_packed
+from ccp_fast.data import DataFileError, ImageSet, build_glyphs, drawing, glyphs
+from ccp_fast.data.packed import MAGIC, PackedImages, packed, read_packed
 
 DATA = Path(build_glyphs.__file__).parent
 FILE = DATA / "glyphs.bin"
@@ -67,7 +67,7 @@ def test_images_and_split_never_change(everything):
 
 
 def test_classes_and_samples_follow_the_documented_rule(everything):
-    assert list(everything.class_names) == sorted(everything.class_names, key=build_glyphs.rank)
+    assert list(everything.class_names) == sorted(everything.class_names, key=drawing.rank)
     assert everything.sources == tuple(face.name for face in build_glyphs.FACES)
     chosen = [build_glyphs.choose_faces(name) for name in everything.class_names]
     assert everything.source_ids.view(-1, 8).tolist() == chosen
@@ -140,7 +140,7 @@ def test_unknown_split_is_named():
 
 def expect_clear_error(path: Path) -> None:
     with pytest.raises(DataFileError) as caught:
-        read_packed(path)
+        read_packed(path, "reinstall ccp_fast")
     message = str(caught.value)
     assert str(path) in message
     assert "reinstall ccp_fast" in message
@@ -175,23 +175,24 @@ def test_glyphs_reports_its_own_file(tmp_path, monkeypatch):
         glyphs("train")
 
 
-def test_what_is_written_is_read_back(tmp_path):
+@pytest.mark.parametrize("sizes", [[2, 2, 2], [1, 4, 2]])
+def test_what_is_written_is_read_back(tmp_path, sizes):
     random = np.random.default_rng(0)
     written = PackedImages(
         class_names=("一", "two", "3"),
         sources=("a", "b"),
-        source_ids=random.integers(0, 2, (3, 2), dtype=np.uint8),
-        images=random.integers(0, 16, (3, 2, 6, 5), dtype=np.uint8),
+        sizes=np.array(sizes),
+        source_ids=random.integers(0, 2, sum(sizes), dtype=np.uint8),
+        images=random.integers(0, 16, (sum(sizes), 6, 5), dtype=np.uint8),
     )
     path = tmp_path / "small.bin"
-    write_packed(path, written)
-    first = path.read_bytes()
-    read = read_packed(path)
+    path.write_bytes(packed(written))
+    read = read_packed(path, "")
     assert (read.class_names, read.sources) == (written.class_names, written.sources)
+    np.testing.assert_array_equal(read.sizes, written.sizes)
     np.testing.assert_array_equal(read.source_ids, written.source_ids)
     np.testing.assert_array_equal(read.images, written.images)
-    write_packed(path, read)
-    assert path.read_bytes() == first
+    assert packed(read) == path.read_bytes()
 
 
 # How it is made (the fonts themselves are not needed here)
@@ -206,8 +207,8 @@ def test_candidates_are_the_kanji_of_the_standard():
 
 def test_drawing_looks_at_the_ink():
     font = ImageFont.load_default(size=112)
-    assert build_glyphs.draw(font, " ") is None
-    bar = build_glyphs.draw(font, "|")
+    assert drawing.draw(font, " ") is None
+    bar = drawing.draw(font, "|")
     assert bar is not None
     inked = np.flatnonzero(bar.any(axis=1))
     assert (inked[0], inked[-1]) == (2, 29)  # 28 pixels of ink in the middle of 32
@@ -215,7 +216,7 @@ def test_drawing_looks_at_the_ink():
 
 def test_placeholders_are_dropped():
     # The default font has none of these three characters: all give the same box.
-    drawn = build_glyphs.draw_all(ImageFont.load_default(size=112), ["亜", "唖", "娃", "A", "B", " "])
+    drawn = drawing.draw_all(ImageFont.load_default(size=112), ["亜", "唖", "娃", "A", "B", " "])
     assert set(drawn) == {"A", "B"}
 
 

@@ -12,7 +12,7 @@ from training_runs import QUIET, check_page, tiny_data  # noqa: F401
 
 pytest.importorskip("safetensors")
 
-from ccp_fast.data import EvaluationSet, ImageSet, Splits
+from ccp_fast.data import EvaluationSet, ImageSet
 from ccp_fast.evaluation import retrieval
 from ccp_fast.training import datasets, trainer
 from ccp_fast.training.data import TrainingData
@@ -82,15 +82,13 @@ def test_training_and_evaluation_show_the_same_images_to_another_network() -> No
 def test_queries_are_searched_in_their_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = tiny_training.images("test")
     first = torch.arange(len(images)) % tiny_training.PER_CLASS < 2
-    query, gallery = (
-        images._taken(rows, images.labels[rows], images.class_names) for rows in (first, ~first)
-    )
+    query, gallery = (images.of_images(rows.nonzero().squeeze(1)) for rows in (first, ~first))
 
-    def splits(_: Any) -> Splits:
-        val = EvaluationSet(tiny_training.images("val"))
-        return Splits(tiny_training.images("train"), val, EvaluationSet(query, gallery))
+    def parts(_: Any) -> datasets.Parts:
+        test = EvaluationSet(query, gallery)
+        return datasets.Parts(tiny_training.images("train"), test, tiny_training.images("val"))
 
-    monkeypatch.setitem(datasets.DATASETS, "glyphs", splits)
+    monkeypatch.setitem(datasets.DATASETS, "glyphs", parts)
     config = tiny_training.config("steps=4")
     summary = trainer.train(config, tmp_path / "run", QUIET)
     run = RunFolder.open(tmp_path / "run")

@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 from ccp_fast.data import DataFileError
 from ccp_fast.training import compare, trainer
 from ccp_fast.training.config import Config, explained, load_config, with_settings
+from ccp_fast.training.datasets import DATASETS
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.interrupt import Interrupted
@@ -50,6 +51,8 @@ def command(
             help="ccp: proxies are chosen from images embedded anew (fresh) or from the memory of training."
         ),
     ] = None,
+    data: Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, batches and augmentation.")] = None,
     threads: Annotated[
@@ -88,7 +91,7 @@ def command(
     display = Display(quiet=quiet)
     try:
         if resume is not None:
-            given = [loss, method, pool, steps, seed, threads, config, settings, out]
+            given = [loss, method, pool, data, data_root, steps, seed, threads, config, settings, out]
             if any(value is not None for value in given):
                 raise UserError("--resume: a run goes on with the settings it has; give no others beside it")
             _finish(resume, trainer.resume(resume, display), display)
@@ -100,6 +103,8 @@ def command(
             "loss.name": loss,
             "method": method,
             "ccp.pool": pool,
+            "data.name": data,
+            "data.root": data_root,
             "steps": steps,
             "seed": seed,
             "threads": threads,

@@ -16,46 +16,19 @@ the same file.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import shutil
 import subprocess
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageFont, features
 
-from ccp_fast.data.packed import PackedImages, write_packed
+from ccp_fast.data.drawing import Face, draw_all, drawn_with, rank, write_notices
+from ccp_fast.data.packed import PackedImages, packed
 
 NUM_CLASSES = 1500
 PER_CLASS = 8
-SIZE = 32  # side of an image, pixels
-INK = 28  # longest side of the ink, pixels
-OVERSAMPLING = 4  # drawn this many times larger, then averaged: no hinting, no bitmaps embedded in a face
-PLACEHOLDER_COUNT = 3
 
 FONTS = Path("/usr/share/fonts/truetype")
 DOCS = Path("/usr/share/doc")
-
-Glyph = npt.NDArray[np.uint8]  # [SIZE, SIZE], 0..15
-
-
-@dataclass(frozen=True)
-class Face:
-    """A typeface and where it comes from."""
-
-    name: str  # in the data set
-    file: str  # below FONTS
-    package: str  # of Debian
-    licence: str  # SPDX identifier, or "public domain"
-
-    @property
-    def notice(self) -> str:
-        """Name of the licence notice kept beside the data: the package's copyright file."""
-        return f"{self.package}.txt"
-
 
 FACES = (
     Face("aoyagi-kouzan-t", "aoyagi-kouzan-t/AoyagiKouzanT.ttf", "fonts-aoyagi-kouzan-t", "public domain"),
@@ -97,37 +70,6 @@ def candidates() -> list[str]:
     return found
 
 
-def draw(font: ImageFont.FreeTypeFont, character: str) -> Glyph | None:
-    """The character with its ink centred and its longer side scaled to ``INK``; None if there is no ink."""
-    mask = font.getmask(character, mode="L")
-    ink_box = mask.getbbox()
-    if ink_box is None:
-        return None
-    large = Image.frombytes("L", mask.size, bytes(mask)).crop(ink_box)
-    scale = INK * OVERSAMPLING / max(large.size)
-    width, height = (max(1, round(side * scale)) for side in large.size)
-    side = SIZE * OVERSAMPLING
-    canvas = Image.new("L", (side, side))
-    canvas.paste(
-        large.resize((width, height), Image.Resampling.BOX), ((side - width) // 2, (side - height) // 2)
-    )
-    gray = np.asarray(canvas.reduce(OVERSAMPLING), dtype=np.uint16)
-    glyph = ((gray * 15 + 127) // 255).astype(np.uint8)
-    return glyph if glyph.any() else None
-
-
-def draw_all(font: ImageFont.FreeTypeFont, characters: list[str]) -> dict[str, Glyph]:
-    """What the font really draws: neither blanks nor placeholders."""
-    drawn = {c: glyph for c in characters if (glyph := draw(font, c)) is not None}
-    seen = Counter(glyph.tobytes() for glyph in drawn.values())
-    return {c: glyph for c, glyph in drawn.items() if seen[glyph.tobytes()] < PLACEHOLDER_COUNT}
-
-
-def rank(*key: str) -> bytes:
-    """A fixed order without meaning: the same on every machine and for any set of other keys."""
-    return hashlib.sha256("/".join(key).encode()).digest()
-
-
 def choose_faces(character: str) -> list[int]:
     """Positions in ``FACES`` of the character's samples."""
     return sorted(range(len(FACES)), key=lambda face: rank(character, FACES[face].name))[:PER_CLASS]
@@ -138,9 +80,7 @@ def build() -> PackedImages:
     characters = candidates()
     drawn = []
     for face in FACES:
-        path = FONTS / face.file
-        font = ImageFont.truetype(path, INK * OVERSAMPLING, layout_engine=ImageFont.Layout.BASIC)
-        drawn.append(draw_all(font, characters))
+        drawn.append(draw_all(face.open(FONTS), characters))
         print(f"{face.name}: draws {len(drawn[-1])} of {len(characters)}", flush=True)
     everywhere = [c for c in characters if all(c in glyphs for glyphs in drawn)]
     print(f"drawn by all {len(FACES)} faces: {len(everywhere)}")
@@ -153,31 +93,19 @@ def build() -> PackedImages:
     return PackedImages(
         class_names=tuple(classes),
         sources=tuple(face.name for face in FACES),
-        source_ids=np.array(chosen, dtype=np.uint8),
-        images=np.stack([[drawn[f][c] for f in faces] for c, faces in zip(classes, chosen, strict=True)]),
+        sizes=np.full(NUM_CLASSES, PER_CLASS),
+        source_ids=np.array(chosen, dtype=np.uint8).ravel(),
+        images=np.stack([drawn[f][c] for c, faces in zip(classes, chosen, strict=True) for f in faces]),
     )
 
 
 def write_licenses(directory: Path) -> None:
-    """Copy each package's notice into ``directory`` and write the table of faces."""
-    directory.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for face in FACES:
-        shutil.copyfile(DOCS / face.package / "copyright", directory / face.notice)
-        version = subprocess.run(
-            ["dpkg-query", "--show", "--showformat=${Version}", face.package],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        rows.append(
-            f"| {face.name} | `{Path(face.file).name}` | {face.package} | {version} | {face.licence} "
-            f"| [{face.notice}]({face.notice}) |"
-        )
-    drawn_with = f"Pillow {features.version('pil')} and FreeType {features.version('freetype2')}"
-    (directory / "README.md").write_text(
-        README.format(rows="\n".join(rows), drawn_with=drawn_with), encoding="utf-8"
-    )
+    """The notices of the packages, and what of them is here."""
+    packages = sorted({face.package for face in FACES})
+    query = ["dpkg-query", "--show", "--showformat=${Package}/${Version}\\n", *packages]
+    shown = subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()
+    versions = dict(line.split("/", 1) for line in shown)
+    write_notices(directory, FACES, DOCS, versions, README.format(drawn_with=drawn_with()))
 
 
 README = """\
@@ -189,10 +117,6 @@ Each notice is the copyright file of its Debian package, unchanged; what it says
 Debian's packaging, of which nothing is used here. Thanks to those who drew these faces and gave them away.
 
 Written by `python -m ccp_fast.data.build_glyphs`; do not edit by hand.
-
-| face | file | Debian package | version | licence | notice |
-|---|---|---|---|---|---|
-{rows}
 """
 
 
@@ -211,7 +135,7 @@ def main() -> None:
         raise SystemExit(f"fonts are missing; install them with: apt-get install {' '.join(missing)}")
     data = build()
     out.mkdir(parents=True, exist_ok=True)
-    write_packed(out / "glyphs.bin", data)
+    (out / "glyphs.bin").write_bytes(packed(data))
     write_licenses(out / "glyphs_licenses")
     print(f"wrote {out / 'glyphs.bin'}: {(out / 'glyphs.bin').stat().st_size:,} bytes")
 

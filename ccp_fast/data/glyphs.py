@@ -35,7 +35,7 @@ _GRAY_STEP = 17  # 4-bit gray 0..15 to 0..255
 
 @lru_cache(maxsize=2)
 def _packed(path: Path) -> PackedImages:
-    return read_packed(path)
+    return read_packed(path, "reinstall ccp_fast, or restore the file from the repository")
 
 
 def glyphs(split: Split = "train") -> ImageSet:
@@ -51,14 +51,18 @@ def glyphs(split: Split = "train") -> ImageSet:
     """
     if split not in _CLASSES:
         raise ValueError(f"split: expected one of {', '.join(map(repr, _CLASSES))}, got {split!r}")
-    data = _packed(FILE)
-    rows = slice(_CLASSES[split].start, _CLASSES[split].stop)
-    images = torch.from_numpy(data.images[rows]) * _GRAY_STEP
-    num_classes, per_class = images.shape[:2]
+    return unpacked(_packed(FILE), _CLASSES[split])
+
+
+def unpacked(data: PackedImages, classes: range) -> ImageSet:
+    """Consecutive classes of a file, numbered from 0, as new tensors."""
+    chosen = slice(classes.start, classes.stop)
+    ends = data.sizes.cumsum()
+    rows = slice(int(ends[classes.start] - data.sizes[classes.start]), int(ends[classes.stop - 1]))
     return ImageSet(
-        images=images.flatten(0, 1).unsqueeze(1),
-        labels=torch.arange(num_classes).repeat_interleave(per_class),
-        class_names=data.class_names[rows],
+        images=(torch.from_numpy(data.images[rows]) * _GRAY_STEP).unsqueeze(1),
+        labels=torch.arange(len(classes)).repeat_interleave(torch.from_numpy(data.sizes[chosen])),
+        class_names=data.class_names[chosen],
         sources=data.sources,
-        source_ids=torch.from_numpy(data.source_ids[rows].ravel().astype("int64")),
+        source_ids=torch.from_numpy(data.source_ids[rows].astype("int64")),
     )

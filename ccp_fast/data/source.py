@@ -47,6 +47,10 @@ class ImageSource(ABC):
         rows = (labels >= 0).nonzero().squeeze(1)
         return self._taken(rows, labels[rows], tuple(self.class_names[c] for c in classes))
 
+    def of_images(self, rows: Tensor) -> Self:
+        """The images of some rows, int64 ``[n]``, with the classes as they are, even those left without an image."""
+        return self._taken(rows, self.labels[rows], self.class_names)
+
     @abstractmethod
     def _taken(self, rows: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> Self:
         """The images of some rows, with other labels."""

@@ -29,6 +29,7 @@ LossName = Literal[
     "soft_triple",
     "margin_softmax",
 ]
+DataName = Literal["glyphs", "glyphs-large"]
 MethodName = Literal["plain", "ccp", "alternating", "intra-batch", "xbm"]
 LOSS_ALIASES = {"contrastive": "c2", "ms": "multi_similarity"}
 
@@ -40,9 +41,16 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """What is trained on."""
+    """What is trained on, from the folder `root`: see docs/tools/data.md. glyphs is in the package and needs none.
 
-    name: Literal["glyphs"] = "glyphs"
+    `val_share` of the training classes are held out to pick the step that is reported; glyphs has its own.
+    `held_out_typefaces` of glyphs-large are not trained on: images in these are searched among the others.
+    """
+
+    name: DataName = "glyphs"
+    root: Path | None = None
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    held_out_typefaces: Annotated[int, Field(ge=0)] = 0
 
 
 class ModelConfig(Section):
