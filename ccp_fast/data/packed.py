@@ -41,8 +41,8 @@ class PackedImages:
     images: npt.NDArray[np.uint8]  # [n, height, width], 0..15, height even
 
 
-def packed(data: PackedImages) -> bytes:
-    """The content of a file. The same data and the same liblzma give the same bytes."""
+def packed(data: PackedImages, preset: int = 9 | lzma.PRESET_EXTREME) -> bytes:
+    """The content of a file, with a preset of xz. The same data and the same liblzma give the same bytes."""
     about: dict[str, object] = {"class_names": data.class_names, "sources": data.sources}
     if len(set(data.sizes.tolist())) == 1:
         about |= {"shape": (len(data.sizes), int(data.sizes[0]), *data.images.shape[1:])}
@@ -51,7 +51,7 @@ def packed(data: PackedImages) -> bytes:
     description = json.dumps(about, ensure_ascii=False).encode()
     pairs = (data.images[..., 0::2, :] << 4) | data.images[..., 1::2, :]
     plain = len(description).to_bytes(4, "little") + description + data.source_ids.tobytes() + pairs.tobytes()
-    body = lzma.compress(plain, preset=9 | lzma.PRESET_EXTREME)
+    body = lzma.compress(plain, preset=preset)
     return MAGIC + hashlib.sha256(body).digest() + body
 
 

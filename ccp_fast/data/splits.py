@@ -34,6 +34,27 @@ class EvaluationSet:
         return self.query if self.gallery is None else self.gallery
 
 
+class Parts(NamedTuple):
+    """A data set as its authors divide it."""
+
+    train: ImageSource  # all classes that may be learned from
+    test: EvaluationSet
+    val: ImageSource | None = None  # None: to be held out of `train`
+
+    def counts(self) -> dict[str, int]:
+        """Of classes and images."""
+        query, gallery = self.test.query, self.test.gallery
+        images = {"test images": len(query)}
+        if gallery is not None:
+            images = {"query images": len(query), "gallery images": len(gallery)}
+        return {
+            "training classes": self.train.num_classes,
+            "training images": len(self.train),
+            "test classes": self.test.num_classes,
+            **images,
+        }
+
+
 class Splits(NamedTuple):
     """Disjoint in their classes."""
 

@@ -79,7 +79,9 @@ def build(
         data = _choose(recipe, files)
         _write_notices(out / "licenses", recipe.faces, fonts)
         say("compressing", 0, 1)
-        write_atomically(out / FILE_NAME, packed(data))
+        write_atomically(
+            out / FILE_NAME, packed(data, preset=1)
+        )  # 9 takes ten times as long for a tenth of the size
     shutil.rmtree(draft)
     return data
 

@@ -1,0 +1,83 @@
+"""What the readers of data sets as distributed share: looking for their files, reading their lists, counting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import torch
+
+from ccp_fast.data.image_files import ImageFiles
+from ccp_fast.data.packed import DataFileError
+
+
+class Listed(NamedTuple):
+    """An image and its class, by a name that no other class has."""
+
+    path: str  # below the root
+    class_name: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set on the disk, as its authors give it away."""
+
+    title: str
+    root: Path
+    source: str  # where to get it
+
+    def find(self, *candidates: str) -> Path:
+        """The first of the files or folders that exists; DataFileError, with the first one's name, if none does."""
+        for candidate in candidates:
+            if (self.root / candidate).exists():
+                return self.root / candidate
+        raise self.error(f"{self.root / candidates[0]} is missing; the set is to be had from {self.source}")
+
+    def error(self, what: str) -> DataFileError:
+        """A sentence that begins with the name of the set."""
+        return DataFileError(f"{self.title}: {what}")
+
+    def rows(self, path: Path, columns: int, skip: int = 0) -> Iterator[list[str]]:
+        """The lines of a list in columns parted by white space, without the first lines; the last takes the rest."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise self.error(f"{path} cannot be read: {error}") from None
+        for number, line in enumerate(lines[skip:], skip + 1):
+            if line.strip():
+                row = line.split(maxsplit=columns - 1)
+                if len(row) != columns:
+                    raise self.error(f"{path}, line {number}: expected {columns} columns, got {line[:80]!r}")
+                yield row
+
+    def images(self, listed: Sequence[Listed], class_names: Iterable[str] | None = None) -> ImageFiles:
+        """A source of them, after a look whether all files are there; classes in the order they are first met.
+
+        Raises DataFileError for a path that leads out of the root, and for files that are missing.
+        """
+        names = tuple(
+            dict.fromkeys(entry.class_name for entry in listed) if class_names is None else class_names
+        )
+        number = {name: i for i, name in enumerate(names)}
+        for path, _ in listed:
+            parts = PurePosixPath(path).parts
+            if not parts or ".." in parts or parts[0] == "/" or "\0" in path:
+                raise self.error(f"expected paths below {self.root} in its lists, got {path!r}")
+        missing = [path for path, _ in listed if not (self.root / path).is_file()]
+        if missing:
+            raise self.error(
+                f"{self.root / missing[0]} is missing, and {len(missing) - 1:,} more of {len(listed):,} images; "
+                f"the set is to be had from {self.source}"
+            )
+        labels = torch.tensor([number[entry.class_name] for entry in listed], dtype=torch.int64)
+        return ImageFiles(self.root, tuple(entry.path for entry in listed), labels, names)
+
+    def check_counts(self, found: Mapping[str, int], published: Mapping[str, int]) -> None:
+        """DataFileError where the set is not the published one."""
+        for what, count in published.items():
+            if found[what] != count:
+                raise self.error(
+                    f"expected {count:,} {what}, got {found[what]:,} in {self.root}; data.counts=any accepts that"
+                )

@@ -1,0 +1,36 @@
+"""Stanford Online Products (Oh Song et al., CVPR 2016): 22,634 products for sale, 120,053 photographs.
+
+Ebay_train.txt  Ebay_test.txt   image_id class_id super_class_id path, after one line of titles
+bicycle_final/111085122871_0.JPG ...
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ccp_fast.data.image_files import ImageFiles
+from ccp_fast.data.layout import Layout, Listed
+from ccp_fast.data.splits import EvaluationSet, Parts
+
+SOURCE = "https://cvgl.stanford.edu/projects/lifted_struct/"
+PUBLISHED = {
+    "training classes": 11_318,
+    "training images": 59_551,
+    "test classes": 11_316,
+    "test images": 60_502,
+}
+
+
+def sop(root: Path | str, *, any_counts: bool = False) -> Parts:
+    """The published division of the folder `Stanford_Online_Products`. DataFileError where it is not complete."""
+    layout = Layout("SOP", Path(root), SOURCE)
+    train, test = (_half(layout, layout.find(name)) for name in ("Ebay_train.txt", "Ebay_test.txt"))
+    parts = Parts(train, EvaluationSet(test))
+    if not any_counts:
+        layout.check_counts(parts.counts(), PUBLISHED)
+    return parts
+
+
+def _half(layout: Layout, path: Path) -> ImageFiles:
+    rows = layout.rows(path, 4, skip=1)
+    return layout.images([Listed(image, f"{image.split('_')[0]} {product}") for _, product, _, image in rows])
