@@ -28,6 +28,7 @@ from ccp_fast.data.glyphs_large import build as large
 from ccp_fast.data.glyphs_large.faces import CHARACTERS, FACES
 from ccp_fast.training import datasets, trainer
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.lock import only_process
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 FILES = ["DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "DejaVuSerif-Bold", "STIXGeneral", "cmtt10"]
@@ -235,7 +236,7 @@ def test_a_full_disk_loses_nothing(
 def test_two_builds_do_not_meet(packages: Path, tmp_path: Path) -> None:
     (tmp_path / ".draft").mkdir()
     with (
-        large._lock(tmp_path / ".draft"),
+        only_process(tmp_path / ".draft", AssertionError()),
         pytest.raises(DataFileError, match="is being built by another process"),
     ):
         large.build(tmp_path, RECIPE, packages=packages, say=silent)

@@ -1,11 +1,21 @@
-"""Data sets: images with labels, needing nothing but torch and numpy."""
+"""Data sets: images with labels, needing nothing but torch and numpy, and Pillow for image files."""
 
 from __future__ import annotations
 
 from ccp_fast.data.glyphs import glyphs
+from ccp_fast.data.image_files import ImageFiles
 from ccp_fast.data.image_set import ImageSet
 from ccp_fast.data.packed import DataFileError
 from ccp_fast.data.source import ImageSource
-from ccp_fast.data.splits import EvaluationSet, Splits
+from ccp_fast.data.splits import EvaluationSet, Parts, Splits
 
-__all__ = ["DataFileError", "EvaluationSet", "ImageSet", "ImageSource", "Splits", "glyphs"]
+__all__ = [
+    "DataFileError",
+    "EvaluationSet",
+    "ImageFiles",
+    "ImageSet",
+    "ImageSource",
+    "Parts",
+    "Splits",
+    "glyphs",
+]

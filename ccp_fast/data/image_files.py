@@ -50,7 +50,7 @@ def decode(path: Path, mode: Mode, least: int | None = None) -> Image.Image:
     least: a JPEG may be decoded smaller, by a power of two, as long as its shorter side keeps so many pixels. That
     saves most of the time of a large photograph.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as file:
@@ -62,6 +62,8 @@ def decode(path: Path, mode: Mode, least: int | None = None) -> Image.Image:
             return picture
     except MemoryError:
         raise
+    except UnidentifiedImageError:
+        reason = "it is no image that Pillow knows"
     except Exception as error:  # what Pillow raises for a damaged file depends on where the damage is
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataFileError(f"image {path} cannot be read: {reason}") from None
+    raise DataFileError(f"image {path} cannot be read: {reason}")

@@ -68,7 +68,7 @@ class Layout:
         missing = [path for path, _ in listed if not (self.root / path).is_file()]
         if missing:
             raise self.error(
-                f"{self.root / missing[0]} is missing, and {len(missing) - 1:,} more of {len(listed):,} images; "
+                f"{self.root / missing[0]} is missing ({len(missing):,} of {len(listed):,} images are); "
                 f"the set is to be had from {self.source}"
             )
         labels = torch.tensor([number[entry.class_name] for entry in listed], dtype=torch.int64)

@@ -24,7 +24,8 @@ PUBLISHED = {
 def sop(root: Path | str, *, any_counts: bool = False) -> Parts:
     """The published division of the folder `Stanford_Online_Products`. DataFileError where it is not complete."""
     layout = Layout("SOP", Path(root), SOURCE)
-    train, test = (_half(layout, layout.find(name)) for name in ("Ebay_train.txt", "Ebay_test.txt"))
+    lists = [layout.find(name) for name in ("Ebay_train.txt", "Ebay_test.txt")]
+    train, test = (_half(layout, path) for path in lists)
     parts = Parts(train, EvaluationSet(test))
     if not any_counts:
         layout.check_counts(parts.counts(), PUBLISHED)
@@ -33,4 +34,10 @@ def sop(root: Path | str, *, any_counts: bool = False) -> Parts:
 
 def _half(layout: Layout, path: Path) -> ImageFiles:
     rows = layout.rows(path, 4, skip=1)
-    return layout.images([Listed(image, f"{image.split('_')[0]} {product}") for _, product, _, image in rows])
+    kind = "_final"  # what the names of the folders end in
+    return layout.images(
+        [
+            Listed(image, f"{image.partition('/')[0].removesuffix(kind)} {product}")
+            for _, product, _, image in rows
+        ]
+    )

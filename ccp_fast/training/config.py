@@ -29,7 +29,7 @@ LossName = Literal[
     "soft_triple",
     "margin_softmax",
 ]
-DataName = Literal["glyphs", "glyphs-large"]
+DataName = Literal["glyphs", "glyphs-large", "sop", "cub", "cars", "inshop", "folders"]
 MethodName = Literal["plain", "ccp", "alternating", "intra-batch", "xbm"]
 LOSS_ALIASES = {"contrastive": "c2", "ms": "multi_similarity"}
 
@@ -51,6 +51,11 @@ class DataConfig(Section):
     root: Path | None = None
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     held_out_typefaces: Annotated[int, Field(ge=0)] = 0
+    counts: Literal["published", "any"] = "published"  # of classes and images, where they were published
+    on_broken: Literal["stop", "skip"] = (
+        "stop"  # skip: try all image files before, and leave out what is broken
+    )
+    workers: Annotated[int, Field(ge=0)] | None = None  # processes that decode; None: one a core, 16 at most
 
 
 class ModelConfig(Section):
@@ -61,13 +66,32 @@ class ModelConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random changes of a training image, see `ccp_fast.training.augment`."""
+    """Random changes of a training image of a glyph set, see `ccp_fast.training.augment`."""
 
     rotate: Amount = 10.0  # degrees to either side
     shear: Amount = 0.15
     scale: Amount = 0.15  # each side by a factor up to 1 + scale, or down to its inverse
     shift: Amount = 0.08  # of the image's side
     erase: Fraction = 0.5  # probability of a blank rectangle
+
+
+class CropConfig(Section):
+    """What is cut of an image file, see `ccp_fast.training.inputs.files`; `model` says what size a network is shown."""
+
+    shorter_side: Count = 256  # pixels, to which an image is resized first
+    least: Annotated[float, Field(gt=0)] = (
+        40.0  # side of the smallest square that is cut, of shorter_side pixels
+    )
+    aspect: Annotated[float, Field(ge=1)] = 4 / 3  # or its inverse, at most
+    mirror: Fraction = 0.5  # probability
+
+    @model_validator(mode="after")
+    def _cuts_less_than_the_whole(self) -> CropConfig:
+        if self.least > self.shorter_side:
+            raise ValueError(
+                f"least: expected at most shorter_side = {self.shorter_side}, got {self.least:g}"
+            )
+        return self
 
 
 class BatchConfig(Section):
@@ -176,6 +200,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
+    crop: CropConfig = CropConfig()
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()

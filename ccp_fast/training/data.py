@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,14 @@ class TrainingData:
         """These images, augmented as is that step's turn, and their labels."""
         return Batch(self._input.augmented(step, samples), self.labels[torch.tensor(samples)])
 
+    def follow(self, plan: Callable[[int], Sequence[int]]) -> None:
+        """Told the samples of a step, as far as they are known: batches may be made ready beforehand."""
+        self._input.follow(plan)
+
+    def plain_batches(self, indices: Tensor, batch_size: int = 256) -> Iterator[Tensor]:
+        """Images as they are seen in evaluation, [n, c, h, w] float32, in the order of the indices."""
+        return self._input.plain_batches(indices, batch_size)
+
     def plain_images(self, indices: Tensor) -> Tensor:
-        """Images without augmentation, [n, c, h, w] float32."""
-        return self._input.plain(indices.tolist())
+        """The same, all at once."""
+        return torch.cat(list(self.plain_batches(indices)))

@@ -1,26 +1,27 @@
-"""Data sets by name, divided into splits. Another one is a function here and its name in `DataName`."""
+"""Data sets by name, divided into splits. Another one is a reader in `ccp_fast.data`, a line here and in `DataName`."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from ccp_fast.data import EvaluationSet, ImageSet, ImageSource, Splits, glyphs
+from ccp_fast.data import EvaluationSet, ImageFiles, ImageSet, ImageSource, Parts, Splits, glyphs
+from ccp_fast.data.cars import cars
+from ccp_fast.data.cub import cub
+from ccp_fast.data.folders import folders
 from ccp_fast.data.glyphs_large import glyphs_large
+from ccp_fast.data.inshop import inshop
+from ccp_fast.data.sop import sop
 from ccp_fast.training.config import Config, DataConfig
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.inputs.broken import without_broken
 from ccp_fast.training.order import shuffled
+from ccp_fast.training.workers import worker_count
 
-
-class Parts(NamedTuple):
-    """A data set as its authors divide it."""
-
-    train: ImageSource  # all classes that may be learned from
-    test: EvaluationSet
-    val: ImageSource | None = None  # None: held out of `train`
+log = logging.getLogger(__name__)
 
 
 def load_splits(config: Config) -> Splits:
@@ -29,12 +30,32 @@ def load_splits(config: Config) -> Splits:
     train, val = parts.train, parts.val
     if val is None:
         train, val = hold_out(train, config.data.val_share)
-    return Splits(train, EvaluationSet(val), parts.test)
+    splits = Splits(train, EvaluationSet(val), parts.test)
+    for name, images in (("validation", splits.val), ("test", splits.test)):
+        if not _can_be_found(images):
+            raise UserError(
+                f"data: expected {name} classes in which a query finds another image, got none: "
+                f"all {images.num_classes} have too few"
+            )
+    return splits
+
+
+def _can_be_found(images: EvaluationSet) -> bool:
+    """Whether any query has an image of its class to find."""
+    asked = images.query.labels.bincount(minlength=images.num_classes)
+    if images.gallery is None:
+        return bool((asked > 1).any())
+    return bool(((asked > 0) & (images.gallery.labels.bincount(minlength=images.num_classes) > 0)).any())
 
 
 def load_parts(config: DataConfig) -> Parts:
-    """What `data.name` stands for."""
-    return DATASETS[config.name](config)
+    """What `data.name` stands for, all classes that may be learned from together."""
+    if config.held_out_typefaces and config.name != "glyphs-large":
+        raise UserError(
+            f"data.held_out_typefaces: expected 0 with the data set {config.name}, got {config.held_out_typefaces}"
+        )
+    parts = DATASETS[config.name](config)
+    return parts if config.on_broken == "stop" else _without_broken(parts, worker_count(config.workers))
 
 
 def hold_out(images: ImageSource, share: float) -> tuple[ImageSource, ImageSource]:
@@ -49,8 +70,7 @@ def hold_out(images: ImageSource, share: float) -> tuple[ImageSource, ImageSourc
     return images.of_classes(kept), images.of_classes(sorted(held))
 
 
-def _glyphs(config: DataConfig) -> Parts:
-    _needs_typefaces_of_its_own(config)
+def _glyphs(_: DataConfig) -> Parts:
     return Parts(glyphs("train"), EvaluationSet(glyphs("test")), glyphs("val"))
 
 
@@ -64,15 +84,28 @@ def _glyphs_large(config: DataConfig) -> Parts:
             f"data.held_out_typefaces: expected fewer than {len(train.sources)}, got {config.held_out_typefaces}"
         )
     held = torch.tensor(shuffled("typefaces", train.sources)[: config.held_out_typefaces])
-    seen = _of_sources(train, held, wanted=False)
-    present = seen.labels.bincount(minlength=seen.num_classes).nonzero().squeeze(1).tolist()
     query, gallery = (_of_sources(test, held, wanted=wanted) for wanted in (True, False))
-    return Parts(seen.of_classes(present), EvaluationSet(query, gallery))
+    return Parts(_without_empty(_of_sources(train, held, wanted=False)), EvaluationSet(query, gallery))
 
 
 def _of_sources(images: ImageSet, sources: torch.Tensor, *, wanted: bool) -> ImageSet:
     """The images from some sources, or from all others."""
     return images.of_images((torch.isin(images.source_ids, sources) == wanted).nonzero().squeeze(1))
+
+
+def _published(reader: Callable[..., Parts]) -> Callable[[DataConfig], Parts]:
+    return lambda config: reader(_root(config), any_counts=config.counts == "any")
+
+
+DATASETS: dict[str, Callable[[DataConfig], Parts]] = {
+    "glyphs": _glyphs,
+    "glyphs-large": _glyphs_large,
+    "sop": _published(sop),
+    "cub": _published(cub),
+    "cars": _published(cars),
+    "inshop": _published(inshop),
+    "folders": lambda config: folders(_root(config)),
+}
 
 
 def _root(config: DataConfig) -> Path:
@@ -81,9 +114,19 @@ def _root(config: DataConfig) -> Path:
     return config.root
 
 
-def _needs_typefaces_of_its_own(config: DataConfig) -> None:
-    if config.held_out_typefaces:
-        raise UserError(f"data.held_out_typefaces: expected 0 with data set {config.name!r}")
+def _without_broken(parts: Parts, workers: int) -> Parts:
+    """Without image files that cannot be decoded; each is told in a warning."""
+
+    def whole(images: ImageSource) -> ImageSource:
+        return without_broken(images, workers, log.warning) if isinstance(images, ImageFiles) else images
+
+    gallery = None if parts.test.gallery is None else whole(parts.test.gallery)
+    return Parts(
+        _without_empty(whole(parts.train)), EvaluationSet(whole(parts.test.query), gallery), parts.val
+    )
 
 
-DATASETS: dict[str, Callable[[DataConfig], Parts]] = {"glyphs": _glyphs, "glyphs-large": _glyphs_large}
+def _without_empty(images: ImageSource) -> ImageSource:
+    """Without classes that have no image."""
+    sizes = images.labels.bincount(minlength=images.num_classes)
+    return images if sizes.all() else images.of_classes(sizes.nonzero().squeeze(1).tolist())

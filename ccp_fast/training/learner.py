@@ -29,6 +29,7 @@ class Learner:
         self.model = GlyphNet(config.model)
         self.data = TrainingData(images, config, self.model.input)
         self.method = METHODS[config.method](config, self.data, self.model, self.clock)
+        self.data.follow(self.method.sampler.batch)
         self.optimization = Optimization(config, self.model, self.criterion, len(images))
         self.method.attach(self.optimizer)
 

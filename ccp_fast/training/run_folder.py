@@ -12,7 +12,6 @@ report.html
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import shutil
@@ -27,6 +26,7 @@ from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.config import Config, load_config, to_yaml, with_settings
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.files import sync_folder, write_atomically
+from ccp_fast.training.lock import only_process
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +89,7 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from writing here; a killed one loses its lock. UserError if it is held."""
-        with (self.path / ".lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"{self.path} is being written by another process") from None
+        with only_process(self.path, UserError(f"{self.path} is being written by another process")):
             yield
 
     def save(self, content: Checkpoint) -> None:

@@ -16,7 +16,6 @@ The same fonts, Pillow and FreeType give the same file, however often the build 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import multiprocessing
 import shutil
@@ -40,6 +39,7 @@ from ccp_fast.data.glyphs_large.fonts import VERSION, unpack
 from ccp_fast.data.glyphs_large.load import FILE_NAME, read
 from ccp_fast.data.packed import DataFileError, PackedImages, packed
 from ccp_fast.training.files import write_atomically
+from ccp_fast.training.lock import only_process
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 Drawn = npt.NDArray[np.uint8]  # [characters, SIZE, SIZE], 0..15; blank where the face has no image
@@ -72,7 +72,7 @@ def build(
         return read(out)
     draft = out / ".draft"
     draft.mkdir(parents=True, exist_ok=True)
-    with _lock(draft):
+    with only_process(draft, DataFileError(f"{out} is being built by another process")):
         fonts = _unpack_all(recipe.faces, draft / "fonts", packages, say)
         files = _draw_all(recipe, fonts, draft / "faces", jobs, say)
         say("choosing", 0, 1)
@@ -84,17 +84,6 @@ def build(
         )  # 9 takes ten times as long for a tenth of the size
     shutil.rmtree(draft)
     return data
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keep other processes out; a killed one loses its lock."""
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataFileError(f"{folder.parent} is being built by another process") from None
-        yield
 
 
 def _unpack_all(faces: Sequence[Face], folder: Path, packages: Path | None, say: Progress) -> dict[str, Path]:

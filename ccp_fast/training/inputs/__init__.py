@@ -2,18 +2,21 @@
 
 `network`  what a network wants, and images in memory made into that
 `memory`   a source whose pixels are in memory
+`files`    a source of image files, decoded by worker processes
+`broken`   which files cannot be decoded
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ccp_fast.data import ImageSet, ImageSource
+from ccp_fast.data import ImageFiles, ImageSet, ImageSource
 from ccp_fast.training.config import Config
+from ccp_fast.training.inputs.files import FilesInput
 from ccp_fast.training.inputs.memory import MemoryInput
 from ccp_fast.training.inputs.network import NetworkInput
 
@@ -26,21 +29,24 @@ class ImageInput(Protocol):
     def augmented(self, step: int, samples: Sequence[int]) -> Tensor:
         """The images of a batch, changed as is that step's turn: a function of source, settings and arguments."""
 
-    def plain(self, samples: Sequence[int]) -> Tensor:
-        """Images as they are seen in evaluation."""
+    def plain_batches(self, samples: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """Images [n] int64 as they are seen in evaluation, in this order."""
+
+    def follow(self, plan: Callable[[int], Sequence[int]]) -> None:
+        """Told which samples a step will probably ask for, so that these may be made ready beforehand."""
 
 
 def open_input(images: ImageSource, config: Config, wanted: NetworkInput) -> ImageInput:
     """The input that fits a source."""
     if isinstance(images, ImageSet):
         return MemoryInput(images, config, wanted)
-    raise TypeError(f"images: expected an ImageSet, got {type(images).__name__}")
+    if isinstance(images, ImageFiles):
+        return FilesInput(images, config, wanted)
+    raise TypeError(f"images: expected an ImageSet or ImageFiles, got {type(images).__name__}")
 
 
 def plain_batches(
     images: ImageSource, config: Config, wanted: NetworkInput, batch_size: int = 256
 ) -> Iterator[Tensor]:
     """All images of a source in its order, as they are seen in evaluation."""
-    opened = open_input(images, config, wanted)
-    for part in torch.arange(len(images)).split(batch_size):
-        yield opened.plain(part.tolist())
+    return open_input(images, config, wanted).plain_batches(torch.arange(len(images)), batch_size)

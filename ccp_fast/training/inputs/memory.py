@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ class MemoryInput:
         self._generator.manual_seed((self._seed * 0x9E3779B97F4A7C15 + step) % 2**63)
         return self._wanted.fit(self._augment(self._images.images[torch.tensor(samples)], self._generator))
 
-    def plain(self, samples: Sequence[int]) -> Tensor:
+    def plain_batches(self, samples: Tensor, batch_size: int) -> Iterator[Tensor]:
         """Images without augmentation."""
-        return self._wanted.fit(to_float(self._images.images[torch.tensor(samples)]))
+        for part in samples.split(batch_size):
+            yield self._wanted.fit(to_float(self._images.images[part]))
+
+    def follow(self, plan: Callable[[int], Sequence[int]]) -> None:
+        """Nothing to do beforehand."""

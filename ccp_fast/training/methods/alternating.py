@@ -55,8 +55,8 @@ class Alternating(Method):
             self.projection.lam = self.config.alternating.lam
         if isinstance(self.sampler, HardClassSampler) and step >= self._mining_from:
             with self.clock("reinitialisation"):
-                parts = self.sampler.representatives(step).split(256)
-                embeddings = embed(self.model, map(self.data.plain_images, parts))
+                images = self.data.plain_batches(self.sampler.representatives(step))
+                embeddings = embed(self.model, images)
                 self.sampler.update(normalise(embeddings, self.normalize))
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ccp_fast.alternating.choice import spread
-from ccp_fast.ccp import AlternatingProjections, EmbeddedPool, SubProblem, embed_pool
+from ccp_fast.ccp import AlternatingProjections, EmbeddedPool, SubProblem
 from ccp_fast.class_memory import ClassMemory
 from ccp_fast.samplers import ClassPoolSampler
 from ccp_fast.training.clock import PhaseClock
 from ccp_fast.training.config import Config
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.methods.base import Method
+from ccp_fast.training.model import embed
 
 
 class Ccp(Method):
@@ -63,7 +64,8 @@ class Ccp(Method):
         """What is remembered; for the first proxies only if no class is missing: it would keep random ones."""
         if self.memory is not None and (k > 0 or bool(self.memory.stored().all())):
             return self.memory.pool()
-        return embed_pool(self.model, self.data.plain_images, self._pools.pool(k))
+        pool = self._pools.pool(k)
+        return EmbeddedPool(embed(self.model, self.data.plain_batches(pool.indices)), pool.offsets)
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Within the batch and to all proxies."""

@@ -1,0 +1,363 @@
+"""Image files as input: what a network is shown, that workers change nothing, and files that are broken."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import image_trees
+import numpy as np
+import pytest
+import tiny_training
+import torch
+from image_trees import picture
+from PIL import Image
+from training_runs import QUIET, assert_same_results, check_page
+
+pytest.importorskip("safetensors")
+
+from ccp_fast.data import DataFileError, ImageFiles
+from ccp_fast.data.folders import folders
+from ccp_fast.data.image_files import decode
+from ccp_fast.training import datasets, trainer
+from ccp_fast.training.config import Config, load_config
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.inputs import NetworkInput, open_input, plain_batches
+from ccp_fast.training.inputs.files import AHEAD, FilesInput, Pictures, Request, loader
+from ccp_fast.training.learner import Learner
+from ccp_fast.training.report import write_run_report
+from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.workers import MOST, worker_count
+
+COLOUR = NetworkInput(channels=3, size=24, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+GRAY = NetworkInput(channels=1, size=24, mean=(0.0,), std=(1.0,))
+SMALL = ["crop.shorter_side=32", "crop.least=12"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve classes of four images; not to be changed."""
+    return image_trees.folders(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Any:
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(mode)
+
+
+def config_of(tree: Path, *settings: str) -> Config:
+    return tiny_training.config(
+        "data.name=folders",
+        f"data.root={tree}",
+        "data.val_share=0.34",
+        "data.workers=0",
+        "batch.classes=3",
+        "evaluation.train_classes=2",
+        *SMALL,
+        *settings,
+    )
+
+
+def training_images(tree: Path) -> ImageFiles:
+    images = folders(tree).train
+    assert isinstance(images, ImageFiles)
+    return images
+
+
+# What a network is shown
+
+
+def test_a_large_jpeg_is_decoded_as_small_as_it_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    picture(0, 0, (1000, 800)).save(path, quality=95)
+    sizes = {least: decode(path, "RGB", least).size for least in (None, 801, 800, 401, 400, 101, 100, 1)}
+    assert sizes == {
+        None: (1000, 800), 801: (1000, 800), 800: (1000, 800), 401: (1000, 800), 400: (500, 400),
+        101: (250, 200), 100: (125, 100), 1: (125, 100),
+    }  # fmt: skip
+    exact = decode(path, "RGB").resize((250, 200), Image.Resampling.BILINEAR)
+    fast = decode(path, "RGB", 200).resize((250, 200), Image.Resampling.BILINEAR)
+    assert np.abs(np.asarray(exact, float) - np.asarray(fast, float)).mean() < 4
+
+
+def test_every_kind_of_picture_becomes_colour_or_gray(tmp_path: Path) -> None:
+    for mode in ("RGB", "L", "P", "RGBA", "LA", "1", "I;16", "CMYK"):
+        path = tmp_path / f"{mode.replace(';', '')}.{'jpg' if mode == 'CMYK' else 'png'}"
+        image = picture(0, 0).convert("L" if mode == "I;16" else mode)
+        (image.convert("I;16") if mode == "I;16" else image).save(path)
+        assert np.asarray(decode(path, "RGB")).shape == (36, 48, 3)
+        assert np.asarray(decode(path, "L")).shape == (36, 48)
+
+
+def test_evaluation_shows_the_middle(tree: Path) -> None:
+    images, config = training_images(tree), config_of(tree)
+    (shown,) = plain_batches(images, config, COLOUR)
+    assert shown.shape == (24, 3, 24, 24)
+    whole = decode(tree / images.paths[5], "RGB").resize((43, 32), Image.Resampling.BILINEAR)  # of 48 x 36
+    middle = torch.tensor(np.asarray(whole)[4:28, 9:33] / 255.0).permute(2, 0, 1)
+    for channel in range(3):
+        expected = (middle[channel] - COLOUR.mean[channel]) / COLOUR.std[channel]
+        torch.testing.assert_close(shown[5, channel].double(), expected, atol=1e-5, rtol=0)
+    (gray,) = plain_batches(images, config, GRAY)
+    assert gray.shape == (24, 1, 24, 24)
+    assert gray.std() > 0.1
+
+
+def test_a_crop_is_as_large_and_as_oblong_as_the_settings_say(tmp_path: Path) -> None:
+    """A ramp in both directions tells which part of it is shown."""
+    rows, columns = np.mgrid[0:256, 0:256].astype(np.uint8)
+    Image.fromarray(np.stack([rows, columns, rows], 2)).save(tmp_path / "ramp.png")
+    images = ImageFiles(tmp_path, ("ramp.png",) * 400, torch.zeros(400, dtype=torch.int64), ("a",))
+    wanted = NetworkInput(channels=3, size=64, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    shown = open_input(images, load_config(), wanted).augmented(
+        0, range(400)
+    )  # the defaults: 40 to 256, 3/4 to 4/3
+    height = (shown[:, 0, -1, 32] - shown[:, 0, 0, 32]) * 64 / 63
+    width = (shown[:, 1, 32, -1] - shown[:, 1, 32, 0]) * 64 / 63
+    mirrored = width < 0
+    assert 0.4 < mirrored.float().mean() < 0.6
+    width = width.abs()
+    side, aspect = (width * height).sqrt(), width / height
+    assert side.min() > 36
+    assert side.max() < 257
+    assert (
+        130 < side.mean() < 160
+    )  # of 40 to 256 evenly: 148, less where 256 pixels are too few for the oblong ones
+    assert 3 / 4 * 0.93 < aspect.min() < 0.8
+    assert 1.25 < aspect.max() < 4 / 3 * 1.07
+    top = shown[:, 0, 0, 32]
+    small = side < 100
+    assert top[small].min() < 20
+    assert top[small].max() > 140
+
+
+def test_without_changes_a_crop_is_the_image(tree: Path) -> None:
+    images = training_images(tree)
+    square = ["crop.shorter_side=24", "crop.least=24", "crop.aspect=1"]
+    for mirror in (0, 1):
+        config = config_of(tree, *square, f"crop.mirror={mirror}")
+        shown = open_input(images, config, COLOUR).augmented(3, [4])[0]
+        whole = decode(tree / images.paths[4], "RGB").resize((32, 24), Image.Resampling.BILINEAR)
+        everywhere = torch.tensor(np.asarray(whole) / 255.0).permute(2, 0, 1).float()
+        mean, std = (torch.tensor(v)[:, None, None] for v in (COLOUR.mean, COLOUR.std))
+        whole_input = (everywhere - mean) / std
+        if mirror:
+            shown = shown.flip(2)
+        # Somewhere along the longer side, between two pixels: at least as near to one place as bilinear weights say.
+        distances = [(shown - whole_input[:, :, left : left + 24]).abs().mean() for left in range(9)]
+        assert min(distances) < 0.35
+        assert min(distances) < 0.6 * sum(distances) / 9
+
+
+def test_settings_that_do_not_fit_the_network_are_told(tree: Path) -> None:
+    images = training_images(tree)
+    wide = NetworkInput(channels=3, size=33, mean=(0.0,) * 3, std=(1.0,) * 3)
+    with pytest.raises(
+        UserError, match=r"crop.shorter_side: expected at least 33, what the network is shown, got 32"
+    ):
+        open_input(images, config_of(tree), wide)
+    with pytest.raises(UserError, match="expected a network of 1 or 3 channels for image files, got 2"):
+        open_input(
+            images, config_of(tree), NetworkInput(channels=2, size=24, mean=(0.0,) * 2, std=(1.0,) * 2)
+        )
+    with pytest.raises(UserError, match=r"crop\.least: expected at most shorter_side = 32, got 33"):
+        config_of(tree, "crop.least=33")
+
+
+# Workers
+
+
+def plan(step: int) -> list[int]:
+    return [(7 * step + i * i) % 24 for i in range(6)]
+
+
+def followed(tree: Path, *settings: str) -> FilesInput:
+    config = config_of(tree, *settings)
+    opened = FilesInput(training_images(tree), config, COLOUR)
+    opened.follow(plan)
+    return opened
+
+
+def test_a_batch_does_not_depend_on_the_workers_nor_on_where_a_run_began(tree: Path) -> None:
+    alone, two, three = (followed(tree, f"data.workers={n}") for n in (0, 2, 3))
+    before = torch.get_rng_state()
+    batches = [alone.augmented(step, plan(step)) for step in range(6)]
+    for step in range(6):
+        assert torch.equal(two.augmented(step, plan(step)), batches[step])
+    for step in (4, 5, 1, 2):
+        assert torch.equal(three.augmented(step, plan(step)), batches[step])
+    assert not torch.equal(followed(tree, "seed=1").augmented(2, plan(2)), batches[2])
+    assert not torch.equal(alone.augmented(3, plan(2)), batches[2])  # the same images at another step
+    assert torch.equal(torch.get_rng_state(), before)  # torch's generator belongs to the run
+    plain = [torch.cat(list(x.plain_batches(torch.arange(20), 7))) for x in (alone, two)]
+    assert torch.equal(*plain)
+
+
+def test_a_plan_that_changes_is_only_slower(tree: Path) -> None:
+    alone, ahead = (
+        followed(tree),
+        FilesInput(training_images(tree), config_of(tree, "data.workers=2"), COLOUR),
+    )
+    shift = 0
+
+    def changing(step: int) -> Sequence[int]:
+        return [(i + shift) % 24 for i in plan(step)]
+
+    ahead.follow(changing)
+    for step in range(9):
+        shift = step // 3 * 5
+        assert torch.equal(ahead.augmented(step, changing(step)), alone.augmented(step, changing(step)))
+    other = [0, 1, 2]  # what no plan ever said
+    assert torch.equal(ahead.augmented(9, other), alone.augmented(9, other))
+
+
+def test_workers_are_a_bounded_number_of_batches_ahead(tree: Path) -> None:
+    asked: list[int] = []
+    opened = FilesInput(training_images(tree), config_of(tree, "data.workers=2", "steps=50"), COLOUR)
+    opened.follow(lambda step: asked.append(step) or plan(step))  # type: ignore[func-returns-value]
+    for step in range(5):
+        opened.augmented(step, plan(step))
+        assert max(asked) <= step + 2 * AHEAD
+    assert asked == sorted(asked)
+    assert worker_count(3) == 3
+    assert 1 <= worker_count(None) <= MOST
+
+
+def test_ctrl_c_leaves_the_workers_alone(tree: Path) -> None:
+    """A terminal sends it to them too; the trainer has to finish its step."""
+    pictures = Pictures(training_images(tree), config_of(tree).crop, COLOUR, 0)
+    requests = loader(pictures, [Request([0]), Request([1]), Request([2])] * 4, 1)
+    answers: Any = iter(requests)
+    next(answers)
+    for worker in answers._workers:
+        os.kill(worker.pid, signal.SIGINT)
+    assert len(list(answers)) == 11
+
+
+# Broken files
+
+
+def broken(tree: Path, copy: Path) -> list[Path]:
+    """A copy with a JPEG cut in half, an empty file, text, and a class of which nothing is left."""
+    image_trees.folders(copy)
+    one = copy / "class 00" / "0.jpg"
+    picture(0, 0, (200, 160)).save(one, quality=90)
+    (copy / "class 00" / "0.png").unlink()
+    one.write_bytes(one.read_bytes()[: one.stat().st_size // 2])
+    others = [copy / "class 01" / "1.png", copy / "class 02" / "2.png"]
+    others[0].write_bytes(b"")
+    others[1].write_text("not a picture")
+    gone = sorted((copy / "class 03").iterdir())
+    for path in gone:
+        path.write_bytes(path.read_bytes()[:60])
+    return [one, *others, *gone]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_file_stops_a_run_and_is_named(tree: Path, tmp_path: Path, workers: int) -> None:
+    paths = broken(tree, tmp_path / "tree")
+    images = training_images(tmp_path / "tree")
+    config = config_of(tmp_path / "tree", f"data.workers={workers}")
+    for path in paths:
+        sample = images.paths.index(path.relative_to(tmp_path / "tree").as_posix())
+        opened = FilesInput(images, config, COLOUR)
+        opened.follow(lambda _, sample=sample: [20, sample])  # type: ignore[misc]
+        with pytest.raises(DataFileError, match=re.escape(f"image {path} cannot be read: ")) as error:
+            opened.augmented(0, [20, sample])
+        assert str(error.value).endswith("or leave such images out with data.on_broken=skip")
+        assert "\n" not in str(error.value)
+        with pytest.raises(DataFileError, match=re.escape(str(path))):
+            images.image(sample)
+    with pytest.raises(DataFileError, match="cannot be read"):
+        list(plain_batches(images, config, COLOUR, batch_size=5))
+    with pytest.raises(DataFileError, match="cannot be read"):
+        trainer.train(config, tmp_path / "run", QUIET)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_files_are_left_out_if_that_is_wanted(
+    tree: Path, tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = broken(tree, tmp_path / "tree")
+    config = config_of(tmp_path / "tree", "data.on_broken=skip", f"data.workers={workers}", "steps=4")
+    with caplog.at_level(logging.WARNING):
+        parts = datasets.load_parts(config.data)
+    assert [record.getMessage().split(" cannot be read")[0] for record in caplog.records] == [
+        f"image {path}" for path in paths
+    ]
+    assert parts.train.class_names == tuple(f"class {c:02d}" for c in (0, 1, 2, 4, 5))
+    assert parts.train.labels.bincount().tolist() == [3, 3, 3, 4, 4]
+    assert len(parts.test.query) == 24
+    summary = trainer.train(config, tmp_path / "run", QUIET)
+    assert summary["test"]["num_queries"] == 24
+
+
+# Runs
+
+
+def test_runs_are_the_same_to_the_bit_with_other_workers_and_after_a_crash(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [
+        "steps=12",
+        "method=intra-batch",
+        "intra_batch.heads=2",
+    ]  # drop-out draws from torch's generator
+    trainer.train(config_of(tree, *settings), tmp_path / "alone", QUIET)
+    real = Learner.train_step
+
+    def crash(learner: Learner) -> float:
+        if learner.step == 7:
+            raise RuntimeError("power cut")
+        return real(learner)
+
+    monkeypatch.setattr(Learner, "train_step", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        trainer.train(config_of(tree, *settings, "data.workers=2"), tmp_path / "two", QUIET)
+    monkeypatch.setattr(Learner, "train_step", real)
+    trainer.resume(tmp_path / "two", QUIET)
+    assert_same_results(tmp_path / "alone", tmp_path / "two")
+
+
+@pytest.mark.parametrize("method", ["ccp", "alternating"])
+def test_classes_smaller_than_a_batch_or_a_pool_asks_for(tmp_path: Path, method: str) -> None:
+    """A class of one image is repeated in a batch, is one candidate for K proxies, and asks nothing in evaluation."""
+    tree = image_trees.folders(tmp_path / "tree", classes=10, samples=3)
+    settings = ["data.workers=2", "steps=8", f"method={method}", "ccp.pool_size=7", "batch.samples=4"]
+    config = config_of(tree, *settings, "evaluation.train_classes=3")
+    whole = datasets.load_splits(config)
+    for name in (whole.train.class_names[0], whole.test.query.class_names[0]):
+        for sample in (1, 2):
+            (tree / name / f"{sample}.png").unlink()
+    splits = datasets.load_splits(config)
+    assert splits.train.labels.bincount().tolist() == [1, 3, 3]
+    learner = Learner(config, splits.train)
+    batch = learner.data.batch(0, learner.method.sampler.batch(0))
+    assert batch.labels.bincount().tolist() == [4, 4, 4]
+    summary = trainer.train(config, tmp_path / "run", QUIET)
+    assert summary["test"]["num_queries"] == 12  # of 13
+    for path in tree.glob("class 0[56789]/[12].png"):
+        path.unlink()
+    with pytest.raises(
+        UserError, match="expected test classes in which a query finds another image, got none: all 5"
+    ):
+        datasets.load_splits(config)
+
+
+def test_photographs_are_shown_in_the_report(tree: Path, tmp_path: Path) -> None:
+    trainer.train(config_of(tree, "steps=4"), tmp_path / "run", QUIET)
+    text = write_run_report(RunFolder.open(tmp_path / "run")).read_text()
+    page = check_page(text)
+    assert page.tags.count("image") == 24
+    assert text.count("data:image/jpeg;base64,") == 24 + (6 + 6) * (
+        1 + 3
+    )  # the map; queries and three others each
+    assert "class 07: class 07/2.png" in text
