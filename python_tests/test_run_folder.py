@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,29 @@ def test_two_processes_cannot_write_the_same_run(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", tiny_training.config(), {})
     with run.lock(), pytest.raises(UserError, match="is being written by another process"):
         trainer.resume(run.path, QUIET)
+
+
+def test_a_process_that_was_forked_has_no_part_in_the_lock(tmp_path: Path) -> None:
+    """Such as a worker that decodes images and outlives a killed trainer by some seconds."""
+    run = RunFolder.create(tmp_path / "run", tiny_training.config(), {})
+    end_of_test, begin = os.pipe()
+    runs, tell = os.pipe()
+    with run.lock():
+        child = os.fork()
+        if child == 0:
+            os.close(begin)
+            os.write(tell, b"x")
+            os.read(end_of_test, 1)
+            os._exit(0)
+        os.read(runs, 1)
+    try:
+        with run.lock():
+            pass
+    finally:
+        os.close(begin)
+        os.waitpid(child, 0)
+        for descriptor in (end_of_test, runs, tell):
+            os.close(descriptor)
 
 
 def test_old_checkpoints_go_but_the_best_of_each_kept_one_stays(tmp_path: Path) -> None:

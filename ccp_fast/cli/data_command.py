@@ -17,6 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ccp_fast.data import DataFileError
 from ccp_fast.data.glyphs_large import FILE_NAME
 from ccp_fast.data.glyphs_large import build as glyphs_large_build
+from ccp_fast.training.config import make_config
+from ccp_fast.training.datasets import DATASETS, load_parts, without_broken_parts
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.workers import worker_count
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
@@ -65,6 +69,34 @@ def build(
         f"in {len(data.sources)} typefaces, {(out / FILE_NAME).stat().st_size:,} bytes "
         f"({time.monotonic() - begun:.0f} s)"
     )
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help=f"{', '.join(DATASETS)}.")],
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    counts: Annotated[str, typer.Option(help="published: those of the whole set; any.")] = "published",
+    images: Annotated[
+        bool, typer.Option("--images", help="Decode all, and name those that are broken.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode; by default one per core.")
+    ] = None,
+) -> None:
+    """Look whether a data set is there and whole, and count it; exit code 1 if an image is broken."""
+    broken: list[str] = []
+    try:
+        settings = {"name": name, "root": data_root, "counts": counts, "workers": workers}
+        config = make_config({"data": settings}).data
+        parts = load_parts(config)
+        for what, count in parts.counts().items():
+            print(f"{what}: {count:,}")
+        if images:
+            without_broken_parts(parts, worker_count(config.workers), broken.append)
+    except (DataFileError, UserError) as error:
+        _fail(str(error))
+    if broken:
+        _fail("\n".join([*broken, f"{len(broken):,} images are broken"]), 1)
 
 
 def _fail(message: str, code: int = WRONG_INPUT) -> None:

@@ -55,7 +55,9 @@ def load_parts(config: DataConfig) -> Parts:
             f"data.held_out_typefaces: expected 0 with the data set {config.name}, got {config.held_out_typefaces}"
         )
     parts = DATASETS[config.name](config)
-    return parts if config.on_broken == "stop" else _without_broken(parts, worker_count(config.workers))
+    if config.on_broken == "skip":
+        return without_broken_parts(parts, worker_count(config.workers), log.warning)
+    return parts
 
 
 def hold_out(images: ImageSource, share: float) -> tuple[ImageSource, ImageSource]:
@@ -114,11 +116,11 @@ def _root(config: DataConfig) -> Path:
     return config.root
 
 
-def _without_broken(parts: Parts, workers: int) -> Parts:
-    """Without image files that cannot be decoded; each is told in a warning."""
+def without_broken_parts(parts: Parts, workers: int, say: Callable[[str], None]) -> Parts:
+    """Without image files that cannot be decoded; of each is said why, in one sentence."""
 
     def whole(images: ImageSource) -> ImageSource:
-        return without_broken(images, workers, log.warning) if isinstance(images, ImageFiles) else images
+        return without_broken(images, workers, say) if isinstance(images, ImageFiles) else images
 
     gallery = None if parts.test.gallery is None else whole(parts.test.gallery)
     return Parts(
