@@ -187,13 +187,13 @@ def followed(tree: Path, *settings: str) -> FilesInput:
 
 
 def test_a_batch_does_not_depend_on_the_workers_nor_on_where_a_run_began(tree: Path) -> None:
-    alone, two, three = (followed(tree, f"data.workers={n}") for n in (0, 2, 3))
+    alone, two, one = (followed(tree, f"data.workers={n}") for n in (0, 2, 1))
     before = torch.get_rng_state()
     batches = [alone.augmented(step, plan(step)) for step in range(6)]
     for step in range(6):
         assert torch.equal(two.augmented(step, plan(step)), batches[step])
     for step in (4, 5, 1, 2):
-        assert torch.equal(three.augmented(step, plan(step)), batches[step])
+        assert torch.equal(one.augmented(step, plan(step)), batches[step])
     assert not torch.equal(followed(tree, "seed=1").augmented(2, plan(2)), batches[2])
     assert not torch.equal(alone.augmented(3, plan(2)), batches[2])  # the same images at another step
     assert torch.equal(torch.get_rng_state(), before)  # torch's generator belongs to the run

@@ -8,13 +8,21 @@ from pathlib import Path
 
 import torch
 
-from ccp_fast.data import EvaluationSet, ImageFiles, ImageSet, ImageSource, Parts, Splits, glyphs
-from ccp_fast.data.cars import cars
-from ccp_fast.data.cub import cub
-from ccp_fast.data.folders import folders
-from ccp_fast.data.glyphs_large import glyphs_large
-from ccp_fast.data.inshop import inshop
-from ccp_fast.data.sop import sop
+from ccp_fast.data import (
+    EvaluationSet,
+    ImageFiles,
+    ImageSet,
+    ImageSource,
+    Parts,
+    Splits,
+    cars,
+    cub,
+    folders,
+    glyphs,
+    glyphs_large,
+    inshop,
+    sop,
+)
 from ccp_fast.training.config import Config, DataConfig
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs.broken import without_broken

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 from ccp_fast.data import DataFileError
 from ccp_fast.data.image_files import ImageFiles, Mode, decode
 from ccp_fast.samplers._random import random_bits
-from ccp_fast.training.augment import to_float
 from ccp_fast.training.config import Config, CropConfig
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs.network import NetworkInput
@@ -146,7 +145,7 @@ class FilesInput:
             raise DataFileError(
                 f"{answer.images}; put the file right and go on, or leave such images out with data.on_broken=skip"
             )
-        return self._wanted.normalise(to_float(answer.images))
+        return self._wanted.from_bytes(answer.images)
 
 
 class Ahead:

@@ -41,6 +41,13 @@ class NetworkInput:
         mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
         return (images - mean[:, None, None]) / std[:, None, None]
 
+    def from_bytes(self, images: Tensor) -> Tensor:
+        """uint8 ``[n, channels, size, size]`` normalised, written to memory once."""
+        mean, std = (
+            255 * torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std)
+        )
+        return images.float().sub_(mean).div_(std)
+
     def _in_channels(self, images: Tensor) -> Tensor:
         """Gray images repeated, coloured ones weighted into gray."""
         if images.shape[1] == self.channels:
