@@ -128,7 +128,7 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     assert parts.test.query.class_names == ("other",)
     image_trees.save(tmp_path / "two" / "test" / "class 01" / "0.png", 7, 0)
     with pytest.raises(
-        DataFileError, match="expected other classes in test than in train, got 'class 01' in both"
+        DataFileError, match="expected other classes to test than to train on, got 'class 01' in both"
     ):
         folders(tmp_path / "two")
     (tmp_path / "flat" / "empty").mkdir()
@@ -209,6 +209,16 @@ def test_the_published_counts() -> None:
     assert CUB["training images"] + CUB["test images"] == 11_788
     assert CARS["training images"] + CARS["test images"] == 16_185
     assert INSHOP["training images"] + INSHOP["query images"] + INSHOP["gallery images"] == 52_712
+
+
+def test_a_class_is_in_one_part_alone(tmp_path: Path) -> None:
+    image_trees.sop(tmp_path)
+    with (tmp_path / "Ebay_test.txt").open("a") as file:
+        file.write("99 2 1 bicycle_final/111085122872_0.JPG\n")
+    with pytest.raises(
+        DataFileError, match=r"SOP: expected other classes to test than .*, got 'bicycle 2' in both"
+    ):
+        sop(tmp_path, any_counts=True)
 
 
 @pytest.mark.parametrize("path", ["../outside.jpg", "/etc/passwd", "a/../../b.jpg", "a/../b.jpg"])

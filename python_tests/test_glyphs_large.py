@@ -335,7 +335,7 @@ def test_held_out_typefaces_are_not_trained_on_and_are_searched_among_the_others
     assert splits.train.labels.bincount().min() > 0
     with pytest.raises(UserError, match="held_out_typefaces: expected fewer than 7, got 7"):
         datasets.load_splits(tiny_training.config(*held, "data.held_out_typefaces=7"))
-    with pytest.raises(UserError, match="held_out_typefaces: expected 0 with data set 'glyphs'"):
+    with pytest.raises(UserError, match="held_out_typefaces: expected 0 with the data set glyphs, got 1"):
         datasets.load_splits(tiny_training.config("data.held_out_typefaces=1"))
 
 

@@ -6,6 +6,9 @@ import logging
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from ccp_fast.data import DataFileError, ImageFiles
 from ccp_fast.data.folders import folders
 from ccp_fast.data.image_files import decode
 from ccp_fast.training import datasets, trainer
-from ccp_fast.training.config import Config, load_config
+from ccp_fast.training.config import Config, load_config, to_yaml
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs import NetworkInput, open_input, plain_batches
 from ccp_fast.training.inputs.files import AHEAD, FilesInput, Pictures, Request, loader
@@ -325,6 +328,42 @@ def test_runs_are_the_same_to_the_bit_with_other_workers_and_after_a_crash(
     monkeypatch.setattr(Learner, "train_step", real)
     trainer.resume(tmp_path / "two", QUIET)
     assert_same_results(tmp_path / "alone", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_a_run_with_workers_stops_by_ctrl_c_and_goes_on_at_once_after_a_kill(
+    tree: Path, tmp_path: Path
+) -> None:
+    config = config_of(tree, "data.workers=2", "steps=400", "evaluation.every=100", "method=plain")
+    (tmp_path / "a.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-m", "ccp_fast.cli.train"]
+    start = [*command, "--config", str(tmp_path / "a.yaml"), "--out", str(tmp_path / "run")]
+    trainer.train(config, tmp_path / "unbroken", QUIET)
+
+    def until_it_trains(process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        while "MAP@R seen" not in (line := process.stdout.readline()):
+            assert line, "ended before it began"
+        time.sleep(0.3)
+
+    for how in (signal.SIGKILL, signal.SIGINT):
+        arguments = [*command, "--resume", str(tmp_path / "run")] if (tmp_path / "run").exists() else start
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        until_it_trains(process)
+        if how == signal.SIGINT:
+            os.killpg(process.pid, how)  # as a terminal does: the workers get it too
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 130
+            assert re.fullmatch(
+                r"stopped and saved at step \d+; go on with: ccp-train --resume .*/run\n", said
+            )
+        else:
+            process.kill()  # its workers notice it some seconds later
+            process.wait()
+    trainer.resume(tmp_path / "run", QUIET)
+    assert_same_results(tmp_path / "unbroken", tmp_path / "run")
 
 
 @pytest.mark.parametrize("method", ["ccp", "alternating"])

@@ -104,7 +104,7 @@ def command(
             "method": method,
             "ccp.pool": pool,
             "data.name": data,
-            "data.root": data_root,
+            "data.root": data_root and data_root.resolve(),  # a run may go on from another folder
             "steps": steps,
             "seed": seed,
             "threads": threads,

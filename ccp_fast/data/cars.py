@@ -46,10 +46,8 @@ def cars(root: Path | str, *, any_counts: bool = False) -> Parts:
         if not 1 <= number <= len(names):
             raise layout.error(f"expected classes 1 to {len(names)}, got {number} for {path}")
         (train if number <= half else test).append(Listed(path, names[number - 1]))
-    parts = Parts(layout.images(train), EvaluationSet(layout.images(test)))
-    if not any_counts:
-        layout.check_counts(parts.counts(), PUBLISHED)
-    return parts
+    found = EvaluationSet(layout.images(test))
+    return layout.parts(layout.images(train), found, None if any_counts else PUBLISHED)
 
 
 def _one_list(layout: Layout, path: Path) -> tuple[list[str], list[tuple[str, int]]]:

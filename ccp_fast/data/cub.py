@@ -38,7 +38,5 @@ def cub(root: Path | str, *, any_counts: bool = False) -> Parts:
                 f"image {image} of images.txt has no class in image_class_labels.txt and classes.txt"
             )
         (train if number in first else test).append(Listed(f"images/{path}", names[number]))
-    parts = Parts(layout.images(train), EvaluationSet(layout.images(test)))
-    if not any_counts:
-        layout.check_counts(parts.counts(), PUBLISHED)
-    return parts
+    found = EvaluationSet(layout.images(test))
+    return layout.parts(layout.images(train), found, None if any_counts else PUBLISHED)

@@ -25,9 +25,6 @@ def folders(root: Path | str) -> Parts:
         raise layout.error(f"{root} is not a folder")
     if (layout.root / "train").is_dir() and (layout.root / "test").is_dir():
         train, test = (_classes(layout, layout.root / part) for part in ("train", "test"))
-        both = train.keys() & test.keys()
-        if both:
-            raise layout.error(f"expected other classes in test than in train, got {min(both)!r} in both")
     else:
         classes = _classes(layout, layout.root)
         half = (len(classes) + 1) // 2
@@ -35,7 +32,7 @@ def folders(root: Path | str) -> Parts:
     if not train or not test:
         raise layout.error(f"expected folders of classes to train on and to test in {root}, got too few")
     listed = [[Listed(p, name) for name, paths in part.items() for p in paths] for part in (train, test)]
-    return Parts(layout.images(listed[0]), EvaluationSet(layout.images(listed[1])))
+    return layout.parts(layout.images(listed[0]), EvaluationSet(layout.images(listed[1])))
 
 
 def _classes(layout: Layout, folder: Path) -> dict[str, list[str]]:

@@ -38,7 +38,5 @@ def inshop(root: Path | str, *, any_counts: bool = False) -> Parts:
     # Both number the items alike, also one that has no query or is not in the gallery.
     items = tuple(dict.fromkeys(entry.class_name for entry in listed["query"] + listed["gallery"]))
     query, gallery = (layout.images(listed[status], items) for status in ("query", "gallery"))
-    parts = Parts(layout.images(listed["train"]), EvaluationSet(query, gallery))
-    if not any_counts:
-        layout.check_counts(parts.counts(), PUBLISHED)
-    return parts
+    train = layout.images(listed["train"])
+    return layout.parts(train, EvaluationSet(query, gallery), None if any_counts else PUBLISHED)

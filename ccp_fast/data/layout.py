@@ -11,6 +11,7 @@ import torch
 
 from ccp_fast.data.image_files import ImageFiles
 from ccp_fast.data.packed import DataFileError
+from ccp_fast.data.splits import EvaluationSet, Parts
 
 
 class Listed(NamedTuple):
@@ -74,10 +75,18 @@ class Layout:
         labels = torch.tensor([number[entry.class_name] for entry in listed], dtype=torch.int64)
         return ImageFiles(self.root, tuple(entry.path for entry in listed), labels, names)
 
-    def check_counts(self, found: Mapping[str, int], published: Mapping[str, int]) -> None:
-        """DataFileError where the set is not the published one."""
-        for what, count in published.items():
+    def parts(
+        self, train: ImageFiles, test: EvaluationSet, published: Mapping[str, int] | None = None
+    ) -> Parts:
+        """Both together. DataFileError where they share a class, or the counts are not the published ones."""
+        both = set(train.class_names) & set(test.query.class_names)
+        if both:
+            raise self.error(f"expected other classes to test than to train on, got {min(both)!r} in both")
+        parts = Parts(train, test)
+        found = parts.counts()
+        for what, count in (published or {}).items():
             if found[what] != count:
                 raise self.error(
                     f"expected {count:,} {what}, got {found[what]:,} in {self.root}; data.counts=any accepts that"
                 )
+        return parts

@@ -26,10 +26,7 @@ def sop(root: Path | str, *, any_counts: bool = False) -> Parts:
     layout = Layout("SOP", Path(root), SOURCE)
     lists = [layout.find(name) for name in ("Ebay_train.txt", "Ebay_test.txt")]
     train, test = (_half(layout, path) for path in lists)
-    parts = Parts(train, EvaluationSet(test))
-    if not any_counts:
-        layout.check_counts(parts.counts(), PUBLISHED)
-    return parts
+    return layout.parts(train, EvaluationSet(test), None if any_counts else PUBLISHED)
 
 
 def _half(layout: Layout, path: Path) -> ImageFiles:

@@ -68,9 +68,10 @@ def build(
     Raises DataFileError for packages that cannot be had and for a folder in which another process builds; OSError
     where the disk is full or not to be written. What was done by then is kept and used by the next attempt.
     """
-    if (out / FILE_NAME).exists():
-        return read(out)
     draft = out / ".draft"
+    if (out / FILE_NAME).exists():
+        shutil.rmtree(draft, ignore_errors=True)  # a build may have been stopped right before its end
+        return read(out)
     draft.mkdir(parents=True, exist_ok=True)
     with only_process(draft, DataFileError(f"{out} is being built by another process")):
         fonts = _unpack_all(recipe.faces, draft / "fonts", packages, say)
