@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -232,6 +233,17 @@ def test_workers_are_a_bounded_number_of_batches_ahead(tree: Path) -> None:
     assert asked == sorted(asked)
     assert worker_count(3) == 3
     assert 1 <= worker_count(None) <= MOST
+
+
+def test_workers_end_at_once_even_where_a_cycle_held_them(tree: Path) -> None:
+    opened = followed(tree, "data.workers=2")
+    opened.augmented(0, plan(0))
+    opened.augmented(1, plan(1))
+    opened.itself = opened  # type: ignore[attr-defined]
+    begun = time.monotonic()
+    del opened
+    gc.collect()
+    assert time.monotonic() - begun < 4  # torch waits 5 seconds for a worker that was not told
 
 
 def test_ctrl_c_leaves_the_workers_alone(tree: Path) -> None:

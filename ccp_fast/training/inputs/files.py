@@ -8,6 +8,7 @@ decoded anew. At most `AHEAD` requests a worker are in memory, as bytes; float t
 from __future__ import annotations
 
 import signal
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, cast
 
@@ -137,8 +138,11 @@ class FilesInput:
             if workers
             else map(self._pictures.__getitem__, requests)
         )
-        for batch in batches:
-            yield torch.cat([self._ready(next(answers)) for _ in batch])
+        try:
+            for batch in batches:
+                yield torch.cat([self._ready(next(answers)) for _ in batch])
+        finally:
+            del answers  # ends the workers now, whoever keeps the traceback of an error
 
     def _ready(self, answer: Answer) -> Tensor:
         if isinstance(answer.images, str):
@@ -148,26 +152,36 @@ class FilesInput:
         return self._wanted.from_bytes(answer.images)
 
 
+class Planned:
+    """The requests from a step on, asked of the plan one by one as workers get room."""
+
+    def __init__(self, plan: Plan, steps: int) -> None:
+        self._plan, self._steps, self.first = plan, steps, 0
+
+    def __iter__(self) -> Iterator[Request]:
+        """To the last step of the run."""
+        for step in range(self.first, self._steps):
+            yield Request(list(self._plan(step)), step)
+
+
 class Ahead:
     """Workers that decode the batches of the next steps."""
 
     def __init__(self, pictures: Pictures, plan: Plan, steps: int, workers: int) -> None:
-        self._pictures, self._plan, self._steps, self._first = pictures, plan, steps, 0
-        self._loader = loader(pictures, self, workers, persistent=True)
+        self._pictures, self._planned = pictures, Planned(plan, steps)
+        self._loader = loader(pictures, self._planned, workers, persistent=True)
         self._answers: Iterator[Answer] | None = None
         self._next = 0  # step of the answer that comes next
-
-    def __iter__(self) -> Iterator[Request]:
-        """Requests from the step on at which the workers were last set to."""
-        for step in range(self._first, self._steps):
-            yield Request(list(self._plan(step)), step)
+        # This keeps the loader out of any cycle of garbage that this object may end in: there its queues would be
+        # closed before the workers are told to end, and each be waited for 5 seconds.
+        weakref.finalize(self, [self._loader].clear)
 
     def answer(self, request: Request) -> Answer:
         """Of any step; fast if it is the one after the last."""
         assert request.step is not None
         for _ in range(2):
             if self._answers is None or self._next != request.step:
-                self._first = self._next = request.step
+                self._planned.first = self._next = request.step
                 self._answers = iter(self._loader)
             answer = next(self._answers, None)
             self._next += 1
