@@ -14,6 +14,7 @@ pytest.importorskip("safetensors")
 
 from ccp_fast.cli import data
 from ccp_fast.cli.data_command import app
+from ccp_fast.cli.train_command import app as ccp_train
 
 
 def ccp_data(*arguments: str) -> Result:
@@ -46,6 +47,13 @@ def test_what_is_wrong_with_a_set_is_one_sentence(tmp_path: Path) -> None:
         assert len(result.stderr.strip().splitlines()) == 1
     result = ccp_data("build", "glyphs")
     assert (result.exit_code, result.stderr) == (2, "name: expected glyphs-large, got 'glyphs'\n")
+
+
+def test_a_run_keeps_the_whole_path_of_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it goes on from another folder too."""
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(ccp_train, ["--data", "sop", "--data-root", "photos", "--show-config"])
+    assert f"  name: sop\n  root: {tmp_path}/photos\n" in shown.stdout
 
 
 def test_broken_images_are_listed(tmp_path: Path) -> None:

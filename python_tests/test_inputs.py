@@ -76,7 +76,8 @@ def test_training_and_evaluation_show_the_same_images_to_another_network() -> No
     assert torch.equal(batch.labels, images.labels[[4, 60]])
     parts = list(plain_batches(images, config, PRETRAINED, batch_size=50))
     assert [len(part) for part in parts] == [50, 22]
-    assert torch.equal(torch.cat(parts)[[4, 60]], data.plain_images(torch.tensor([4, 60])))
+    (same,) = data.plain_batches(torch.tensor([4, 60]))
+    assert torch.equal(torch.cat(parts)[[4, 60]], same)
 
 
 def test_queries_are_searched_in_their_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

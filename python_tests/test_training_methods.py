@@ -197,8 +197,8 @@ def test_alternating_projects_onto_one_set_after_the_other() -> None:
     assert method.sampler.state_dict()["class_vectors"] is None  # step 10 is the first in which it mines
     while one.step < 10:
         one.train_step()
-    images = one.data.plain_images(method.sampler.representatives(10))
-    expected = normalise(embed(one.model, [images]), method.normalize)
+    images = one.data.plain_batches(method.sampler.representatives(10))
+    expected = normalise(embed(one.model, images), method.normalize)
     one.train_step()
     assert torch.equal(method.sampler.state_dict()["class_vectors"], expected)
     assert one.clock.seconds["reinitialisation"] > 0
@@ -285,7 +285,7 @@ def test_intra_batch_trains_its_heads_with_the_network_and_searches_without() ->
         one.train_step()
     moved = {name for name, p in one.criterion.named_parameters() if not torch.equal(p, before[name])}
     assert moved == before.keys() - {"neck.bias"}
-    images = one.data.plain_images(torch.arange(6))
+    (images,) = one.data.plain_batches(torch.arange(6))
     alone = embed(one.model, images.split(1))
     torch.testing.assert_close(
         embed(one.model, [images]), alone

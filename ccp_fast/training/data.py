@@ -41,7 +41,3 @@ class TrainingData:
     def plain_batches(self, indices: Tensor, batch_size: int = 256) -> Iterator[Tensor]:
         """Images as they are seen in evaluation, [n, c, h, w] float32, in the order of the indices."""
         return self._input.plain_batches(indices, batch_size)
-
-    def plain_images(self, indices: Tensor) -> Tensor:
-        """The same, all at once."""
-        return torch.cat(list(self.plain_batches(indices)))
