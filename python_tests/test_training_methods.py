@@ -85,6 +85,7 @@ def test_every_loss_trains_with_every_method_it_fits(loss: str, method: str) -> 
         ["method=intra-batch", "optimizer.name=radam"],
         ["method=xbm", "xbm.size=30"],
         ["method=ccp", "ccp.pool=memory"],
+        ["method=ccp", "optimizer.ema_decay=0.9", "optimizer.clip_norm=0.5", "compute.precision=bf16"],
     ],
     ids=" ".join,
 )

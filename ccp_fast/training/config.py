@@ -59,10 +59,31 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """The network: see `ccp_fast.training.model`."""
+    """The network: glyph-cnn, efficientnet-lite0, bn-inception, or any model of timm as timm:resnet50.
 
-    widths: tuple[Count, Count, Count, Count] = (24, 48, 96, 128)  # channels of the four convolutions
+    `weights` it starts from: default (ImageNet's; glyph-cnn has none), random, or a file. `pooling` of a backbone's
+    last features: gap (mean), gap+gmp (mean plus maximum), token (a transformer's class token).
+    """
+
+    name: str = "glyph-cnn"
+    widths: tuple[Count, Count, Count, Count] = (24, 48, 96, 128)  # channels of glyph-cnn's four convolutions
     dim: Count = 128  # of the embedding
+    pooling: Literal["gap", "gap+gmp", "token"] = "gap"
+    image_size: Count | None = None  # pixels of a side, instead of what the network is usually shown
+    weights: str = "default"
+    frozen_norms: bool = False  # batch norms keep their statistics, scales and shifts
+
+
+class ComputeConfig(Section):
+    """How the network is computed, not what: `precision` bf16 is autocast, losses and parameters stay float32.
+
+    Runs on the CPU are equal to the bit; on a GPU some operations of torch add in any order.
+    """
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True  # the memory format of feature maps
+    compile: bool = False  # by torch.compile; a minute or so at the start
 
 
 class AugmentConfig(Section):
@@ -111,6 +132,10 @@ class OptimizerConfig(Section):
     proxies: Literal["same", "hundredfold"] = "same"  # at lr; or at 100·lr, and in the first epoch they alone
     proxy_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # times that preset's rate
     proxy_warm_up: Amount | None = None  # epochs in which proxies alone learn, instead of that preset's
+    clip_norm: Annotated[float, Field(gt=0)] | None = (
+        None  # of all gradients together, after the proximal term
+    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # averaged weights are what is evaluated
 
 
 class LossConfig(Section):
@@ -199,6 +224,7 @@ class Config(Section):
     threads: Count | None = None  # None: as many as there are cores. The bits of a result depend on it
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    compute: ComputeConfig = ComputeConfig()
     augment: AugmentConfig = AugmentConfig()
     crop: CropConfig = CropConfig()
     batch: BatchConfig = BatchConfig()

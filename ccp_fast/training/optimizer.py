@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -31,7 +31,8 @@ class Optimization:
     """Adam or RAdam over the network and what trains beside it; proxies have a group of their own."""
 
     def __init__(self, config: Config, network: nn.Module, criterion: nn.Module, images: int) -> None:
-        self._config, self._network = config, network
+        self._config = config
+        self._network = [p for p in network.parameters() if p.requires_grad]
         proxies = [p for name, p in criterion.named_parameters() if name == "proxies"]
         heads = [p for name, p in criterion.named_parameters() if name != "proxies"]
         rate = proxy_rate(config) if proxies else ProxyRate(1.0, 0.0)
@@ -39,7 +40,7 @@ class Optimization:
         self.warm_up = math.ceil(rate.warm_up * steps_per_epoch)  # steps
         c = config.optimizer
         groups = [
-            {"params": [*network.parameters(), *heads], "lr": c.lr, "weight_decay": c.weight_decay},
+            {"params": [*self._network, *heads], "lr": c.lr, "weight_decay": c.weight_decay},
             {"params": proxies, "lr": c.lr * rate.factor, "weight_decay": 0.0},
         ]
         groups = [{**group, "base_lr": group["lr"]} for group in groups if group["params"]]
@@ -47,10 +48,23 @@ class Optimization:
             torch.optim.RAdam(groups) if c.name == "radam" else torch.optim.Adam(groups, fused=True)
         )
 
+    def attach_clipping(self) -> None:
+        """Cut the norm of all gradients together, before every step and after what was attached earlier."""
+        limit = self._config.optimizer.clip_norm
+        if limit is None:
+            return
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+        def clip(*_: Any) -> None:
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+        self.optimizer.register_step_pre_hook(clip)
+
     def before_step(self, step: int) -> None:
         """Set the rates of a step; in the warm-up the network's weights stand still."""
         if self.warm_up:
-            self._network.requires_grad_(step >= self.warm_up)
+            for parameter in self._network:
+                parameter.requires_grad_(step >= self.warm_up)
         factor = rate_factor(self._config.optimizer.schedule, step, self._config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor

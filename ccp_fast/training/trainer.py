@@ -46,8 +46,8 @@ def resume(path: Path, display: Display) -> Summary:
     if finished is not None:
         return finished
     with run.lock():
-        trainer = Trainer(run, load_splits(run.config), display)
         saved = run.latest()
+        trainer = Trainer(run, load_splits(run.config), display, pretrained=saved is None)
         if saved is not None:
             trainer.restore(saved)
         return trainer.run_to_the_end()
@@ -56,14 +56,17 @@ def resume(path: Path, display: Display) -> Summary:
 class Trainer:
     """A run in a folder. All state that training depends on is in the learner and the four numbers below."""
 
-    def __init__(self, run: RunFolder, splits: Splits, display: Display) -> None:
+    def __init__(self, run: RunFolder, splits: Splits, display: Display, *, pretrained: bool = True) -> None:
         self.run, self.config, self.splits, self.display = run, run.config, splits, display
         torch.set_num_threads(self.config.threads or torch.get_num_threads())
+        on_gpu = self.config.compute.device != "cpu"
         # As use_deterministic_algorithms(True), without its import of the whole inductor, and without filling
         # new memory with NaN, which helps to debug and costs time.
-        torch.set_deterministic_debug_mode("error")
+        torch.set_deterministic_debug_mode(
+            "warn" if on_gpu else "error"
+        )  # max-pooling there has no such backward
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        self.learner = Learner(self.config, splits.train)
+        self.learner = Learner(self.config, splits.train, pretrained=pretrained)
         seen = range(min(self.config.evaluation.train_classes, splits.train.num_classes))
         self.seen_train = EvaluationSet(splits.train.of_classes(seen))
         self.best_step: int | None = None
@@ -176,11 +179,12 @@ class Trainer:
     def _retrieval(self, images: EvaluationSet, metrics: tuple[str, ...]) -> dict[str, float]:
         """With distances between vectors as the loss sees them."""
         gallery = images.gallery
+        query = self.learner.embed(images.query)
         return retrieval(
-            self.learner.embed(images.query),
-            images.query.labels,
+            query,
+            images.query.labels.to(query.device),
             None if gallery is None else self.learner.embed(gallery),
-            None if gallery is None else gallery.labels,
+            None if gallery is None else gallery.labels.to(query.device),
             metrics,
             normalize=self.learner.method.normalize,
         )

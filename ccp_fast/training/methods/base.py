@@ -35,7 +35,8 @@ class Method:
 
     def __init__(self, config: Config, data: TrainingData, model: nn.Module, clock: PhaseClock) -> None:
         self.config, self.data, self.model, self.clock = config, data, model, clock
-        self.criterion = self.make_criterion()
+        self.device = next(model.parameters()).device
+        self.criterion = self.make_criterion().to(self.device)
         try:
             self.sampler = self.make_sampler()
         except ValueError as error:  # the sampler itself knows what fits the labels

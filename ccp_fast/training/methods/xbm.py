@@ -31,7 +31,7 @@ class Xbm(Method):
             pair_weight=c.pair_weight,
             memory_weight=c.memory_weight,
             include_batch=c.include_batch,
-        )
+        ).to(self.device)
 
     def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Within the batch and, after the warm-up, to the memory."""

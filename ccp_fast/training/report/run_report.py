@@ -53,7 +53,7 @@ def write_run_report(run: RunFolder) -> Path:
     if summary is None:
         raise UserError(f"{run.path} is not finished: go on with ccp-train --resume {run.path}")
     splits = load_splits(run.config)
-    learner = Learner(run.config, splits.train)
+    learner = Learner(run.config, splits.train, pretrained=False)
     learner.load_weights(run.at(summary["best_step"]).state["learner"])
     query = learner.embed(splits.test.query)
     gallery = None if splits.test.gallery is None else learner.embed(splits.test.gallery)

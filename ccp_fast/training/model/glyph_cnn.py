@@ -1,18 +1,17 @@
-"""The network: four convolutions and a linear map, 0.4 million parameters."""
+"""The network for glyphs: four convolutions and a linear map, 0.4 million parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from ccp_fast.training.config import ModelConfig
 from ccp_fast.training.inputs import NetworkInput
+from ccp_fast.training.model.network import Network
 
 
-class GlyphNet(nn.Module):
+class GlyphNet(Network):
     """Images ``[n, 1, 32, 32]`` to embeddings ``[n, dim]``, not normalised.
 
     The first convolution halves the image, to save time; the last feature map is flattened, not averaged:
@@ -21,32 +20,20 @@ class GlyphNet(nn.Module):
 
     input = NetworkInput(channels=1, size=32, mean=(0.0,), std=(1.0,))
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, widths: Sequence[int], dim: int) -> None:
         super().__init__()
-        a, b, c, d = config.widths
+        a, b, c, d = widths
         self.features = nn.Sequential(
             *_block(1, a, stride=2),  # 16 x 16
             *_block(a, b, pool=True),  # 8 x 8
             *_block(b, c, pool=True),  # 4 x 4
             *_block(c, d),
         )
-        self.embedding = nn.Linear(d * 4 * 4, config.dim)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.embedding = nn.Linear(d * 4 * 4, dim)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def vectors(self, images: Tensor) -> Tensor:
         """Embeddings."""
-        images = images.contiguous(memory_format=torch.channels_last)
         return cast(Tensor, self.embedding(self.features(images).flatten(1)))
-
-
-@torch.no_grad()
-def embed(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """Batches of input to embeddings [n, dim] in eval mode; afterwards the network is in training mode."""
-    network.eval()
-    try:
-        return torch.cat([network(images) for images in batches])
-    finally:
-        network.train()
 
 
 def _block(channels: int, out: int, *, stride: int = 1, pool: bool = False) -> list[nn.Module]:
