@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
 
-from ccp_fast.data import DataFileError
-from ccp_fast.training import compare, trainer
+from ccp_fast.cli.errors import one_sentence
+from ccp_fast.cli.evaluate_command import evaluate, shown
+from ccp_fast.training import compare, protocols, trainer
 from ccp_fast.training.config import Config, explained, load_config, with_settings
 from ccp_fast.training.datasets import DATASETS
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
-from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.methods import run_name
 from ccp_fast.training.report import write_comparison_report, write_run_report
-from ccp_fast.training.run_folder import RunFolder, numbered
+from ccp_fast.training.run_folder import RunFolder, last_unfinished, numbered
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    subcommand_metavar="[evaluate]",
+)
+app.command()(evaluate)
 
-RUNS = Path("runs")
-WRONG_INPUT = 2
+RUNS, AUTO = Path("runs"), Path("auto")
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def command(
+    context: typer.Context,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -63,7 +66,14 @@ def command(
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting; may be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make; by default a new one in runs/.")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN|auto",
+            help="Go on with an interrupted run. auto: with that in --out, or with the last one of this name in "
+            "runs/ if it has these settings and is not finished; else start.",
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Write the report of a finished run again.")
     ] = None,
@@ -85,16 +95,15 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Train an embedding; without options C2 with CCP on the glyph set, in under three minutes."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_time=False, show_path=False)]
-    )
+    if context.invoked_subcommand is not None:
+        return
     display = Display(quiet=quiet)
-    try:
-        if resume is not None:
+    with one_sentence():
+        if resume is not None and resume != AUTO:
             given = [loss, method, pool, data, data_root, steps, seed, threads, config, settings, out]
             if any(value is not None for value in given):
                 raise UserError("--resume: a run goes on with the settings it has; give no others beside it")
-            _finish(resume, trainer.resume(resume, display), display)
+            _finish(resume, protocols.resume(resume, display), display)
             return
         if report is not None:
             display.say(f"report: {write_run_report(RunFolder.open(report))}")
@@ -124,23 +133,31 @@ def command(
                 display,
             )
         else:
+            start = protocols.train
             path = out or numbered(RUNS, run_name(base))
-            _finish(path, trainer.train(base, path, display), display)
-    except (UserError, DataFileError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(WRONG_INPUT) from None
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        raise typer.Exit(compare.STOPPED) from None
+            if resume == AUTO:
+                start, path = (
+                    protocols.train_or_resume,
+                    out or last_unfinished(RUNS, base, run_name(base)) or path,
+                )
+            _finish(path, start(base, path, display), display)
 
 
 def _finish(path: Path, summary: trainer.Summary, display: Display) -> None:
-    test, seconds = summary["test"], summary["seconds"]
-    display.say(
-        f"unseen classes: MAP@R {test['map_at_r']:.4f}  P@1 {test['precision_at_1']:.4f}  "
-        f"R-precision {test['r_precision']:.4f}  NMI {test['nmi']:.4f}  (step {summary['best_step']}, "
-        f"{seconds['training']:.0f} s of training, {1e3 * seconds['per_step']:.1f} ms a step)"
-    )
+    seconds, best_step = summary["seconds"], summary["best_step"]
+    took = f"{seconds['training']:.0f} s of training, {1e3 * seconds['per_step']:.1f} ms a step"
+    if summary["test"] is None:
+        whole = f"{path.parent} has the numbers on unseen classes once all are trained"
+        display.say(
+            f"validation: MAP@R {summary['val']['map_at_r']:.4f}  (step {best_step}, {took}); {whole}"
+        )
+        return
+    if "separated" in summary:
+        count = len(summary["networks"])
+        display.say(f"unseen classes, mean of {count} networks: {shown(summary['separated'])}")
+        display.say(f"unseen classes, {count} networks concatenated: {shown(summary['test'])}  ({took})")
+    else:
+        display.say(f"unseen classes: {shown(summary['test'])}  (step {best_step}, {took})")
     display.say(f"report: {write_run_report(RunFolder.open(path))}")
 
 

@@ -159,8 +159,7 @@ class Experiment:
         here, wanted = RunFolder.open(folder).config, self.config(cell)
         if COLUMNS[cell.column].as_long_as is not None:  # its steps come from measured times
             wanted = with_settings(wanted, steps=here.steps)
-        if here != with_settings(wanted, threads=here.threads):
-            raise UserError(f"{folder} was made with other settings: choose another folder with --out")
+        RunFolder.open(folder).check_same_settings(wanted)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per finished cell."""

@@ -213,6 +213,45 @@ class EvaluationConfig(Section):
 
     every: Count = 100  # steps; a checkpoint is written at the same time
     train_classes: Count = 200  # training classes measured beside the validation classes
+    nmi: bool = True  # at the end; k-means over many classes costs far more than all other metrics
+
+
+class ProtocolConfig(Section):
+    """How many networks are trained on which classes, see `ccp_fast.training.protocols`.
+
+    held-out: the step is reported that is best on the validation classes. conventional: trained on all training
+    classes, nothing held out; the last step is reported. reality-check: each network holds out another part of the
+    training classes and is taken at the step best on it; test classes are looked at once, after all are trained.
+    """
+
+    name: Literal["held-out", "conventional", "reality-check"] = "held-out"
+    networks: Count | None = None  # None: 1, or 4 for reality-check; measured one by one and concatenated
+    network: Annotated[int, Field(ge=0)] | None = None  # which of them a run is; the trainer sets it
+
+    @property
+    def count(self) -> int:
+        """Of networks."""
+        return self.networks or (4 if self.name == "reality-check" else 1)
+
+    @property
+    def is_whole(self) -> bool:
+        """Several networks, not one of them."""
+        return self.count > 1 and self.network is None
+
+    @model_validator(mode="after")
+    def _parts_can_be_held_out(self) -> ProtocolConfig:
+        if self.name == "reality-check" and self.count < 2:
+            raise ValueError(f"networks: expected at least 2 for reality-check, got {self.count}")
+        if self.network is not None and self.network >= self.count:
+            raise ValueError(f"network: expected less than {self.count}, got {self.network}")
+        return self
+
+
+class CheckpointsConfig(Section):
+    """Which checkpoints stay: the newest ones, the best that each of them names, and some for good."""
+
+    keep: Count = 2  # so that one may be damaged
+    keep_every: Count | None = None  # steps; those of its multiples are never deleted
 
 
 class Config(Section):
@@ -235,18 +274,25 @@ class Config(Section):
     intra_batch: IntraBatchConfig = IntraBatchConfig()
     xbm: XbmConfig = XbmConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    protocol: ProtocolConfig = ProtocolConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
 
 def load_config(
-    file: Path | None = None, settings: Iterable[str] = (), flags: Mapping[str, Any] | None = None
+    file: Path | None = None,
+    settings: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    base: Config | None = None,
 ) -> Config:
-    """Defaults, then a YAML file, then `a.b=c` settings, then flags {"a.b": c}; the last one wins.
+    """Defaults (or `base`), then a YAML file, then `a.b=c` settings, then flags {"a.b": c}; the last one wins.
 
     A flag that is None was not given.
 
     Raises UserError for a file that cannot be read, an unknown key or a bad value.
     """
-    values: dict[str, Any] = {} if file is None else _read(file)
+    values: dict[str, Any] = {} if base is None else base.model_dump()
+    values |= {} if file is None else _read(file)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -301,6 +347,14 @@ def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
         else:
             keys.append(prefix + name)
     return keys
+
+
+def value_of(config: Config, key: str) -> object:
+    """The value of a dotted key."""
+    value: object = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

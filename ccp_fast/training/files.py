@@ -6,11 +6,16 @@ import os
 import tempfile
 from pathlib import Path
 
+from ccp_fast.training.errors import CannotWrite
+
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write to a temporary file beside it, flush to the disk, rename."""
+    """Write to a temporary file beside it, flush to the disk, rename; CannotWrite leaves what there was before."""
     raw = data.encode() if isinstance(data, str) else data
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise CannotWrite(path, error) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)
@@ -18,10 +23,28 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CannotWrite(path, error) from None
         raise
     sync_folder(path.parent)
+
+
+def append(path: Path, text: str) -> None:
+    """Write at the end of a file; after CannotWrite there may be a part of it."""
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        raise CannotWrite(path, error) from None
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what `write_atomically` had begun in a process that was killed."""
+    for file in folder.glob(".*.tmp"):
+        if file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

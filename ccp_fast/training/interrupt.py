@@ -13,6 +13,7 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved itself."""
 
     def __init__(self, path: Path, step: int) -> None:
+        self.step = step
         super().__init__(f"stopped and saved at step {step}; go on with: ccp-train --resume {path}")
 
 

@@ -124,6 +124,16 @@ class Learner:
             self.averaged.load_state_dict(state["averaged"])
 
 
+def best_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Those of `Learner.network`, out of a learner's state."""
+    averaged = state.get("averaged")
+    if averaged is None:
+        return dict(state["model"])
+    return {
+        name.removeprefix("module."): value for name, value in averaged.items() if name.startswith("module.")
+    }
+
+
 def _averaged(network: Network, decay: float | None) -> AveragedModel | None:
     """An exponential moving average of parameters and running statistics, from the first step on."""
     if decay is None:

@@ -1,4 +1,4 @@
-"""Rows of numbers by step, kept as JSON lines, CSV and TensorBoard events."""
+"""Rows of numbers by step, kept as JSON lines and CSV."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
-from ccp_fast.training.files import write_atomically
+from ccp_fast.training.files import append, write_atomically
 
 Row = Mapping[str, Any]  # numbers, strings and None, one of them the "step"
 
@@ -26,13 +24,8 @@ class MetricLog:
     def append(self, row: Row) -> None:
         """Add a row."""
         self.rows.append(row)
-        with self._jsonl.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        with self._csv.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, row.keys())
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
+        append(self._jsonl, json.dumps(row) + "\n")
+        append(self._csv, to_csv([row], header=len(self.rows) == 1))
 
     def truncate(self, step: int) -> None:
         """Drop what was written after a step, where a run goes on from an older checkpoint."""
@@ -41,13 +34,14 @@ class MetricLog:
         write_atomically(self._csv, to_csv(self.rows))
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """Rows with the same keys, with a header."""
+def to_csv(rows: Sequence[Row], *, header: bool = True) -> str:
+    """Rows with the same keys."""
     if not rows:
         return ""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, rows[0].keys())
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
@@ -62,22 +56,3 @@ def read_rows(path: Path) -> list[Row]:
             except json.JSONDecodeError:
                 break
     return rows
-
-
-class Scalars:
-    """The numbers of the rows in TensorBoard."""
-
-    def __init__(self, folder: Path, first_step: int) -> None:
-        # purge_step: TensorBoard forgets what an interrupted run wrote from there on.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
-
-    def write(self, row: Row, group: str) -> None:
-        """Every number of the row but its step."""
-        for name, value in row.items():
-            if name != "step" and isinstance(value, (int, float)):
-                self._writer.add_scalar(f"{group}/{name}", value, row["step"])
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Flush and close."""
-        self._writer.close()

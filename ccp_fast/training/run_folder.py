@@ -6,6 +6,7 @@ metrics.jsonl .csv   a row per evaluation
 subproblems.jsonl .csv  a row per sub-problem of CCP
 tensorboard/         the same as events
 checkpoints/         step-00004000.safetensors: the last two, and the best one of each
+best.safetensors     the network at the best step, for `ccp_fast.training.load_model`
 summary.json         the final numbers; a run that has it is finished
 report.html
 """
@@ -23,14 +24,12 @@ from typing import Any
 
 from ccp_fast.training import checkpoint
 from ccp_fast.training.checkpoint import Checkpoint
-from ccp_fast.training.config import Config, load_config, to_yaml, with_settings
-from ccp_fast.training.errors import UserError
-from ccp_fast.training.files import sync_folder, write_atomically
+from ccp_fast.training.config import Config, known_keys, load_config, to_yaml, value_of, with_settings
+from ccp_fast.training.errors import CannotWrite, UserError
+from ccp_fast.training.files import remove_unfinished, sync_folder, write_atomically
 from ccp_fast.training.lock import only_process
 
 log = logging.getLogger(__name__)
-
-KEPT = 2  # checkpoints, so that one may be damaged
 
 
 class RunFolder:
@@ -56,9 +55,10 @@ class RunFolder:
             write_atomically(draft / "config.yaml", to_yaml(config))
             write_atomically(draft / "environment.json", json.dumps(environment, indent=2) + "\n")
             draft.rename(path)  # replaces an empty folder at most
-        except OSError as error:
+        except (OSError, CannotWrite) as error:
             shutil.rmtree(draft, ignore_errors=True)
-            raise UserError(f"{path} cannot be made: {error.strerror}") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"{path} cannot be made: {reason}") from None
         sync_folder(path.parent)
         return cls(path, config)
 
@@ -86,10 +86,26 @@ class RunFolder:
                 shutil.copyfile(file, made.path / file.relative_to(finished.path))
         return made
 
+    def check_same_settings(self, wanted: Config) -> None:
+        """UserError if the run has other settings, but for the number of threads."""
+        if self.config == with_settings(wanted, threads=self.config.threads):
+            return
+        differing = [key for key in known_keys() if value_of(self.config, key) != value_of(wanted, key)]
+        key = next(key for key in differing if key != "threads")
+        raise UserError(
+            f"{self.path} was made with other settings ({key}: {value_of(self.config, key)!r} there, "
+            f"{value_of(wanted, key)!r} here): choose another folder with --out"
+        )
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing here; a killed one loses its lock. UserError if it is held."""
+        """Keep other processes from writing here; a killed one loses its lock. UserError if it is held.
+
+        What a killed process had begun to write is removed.
+        """
         with only_process(self.path, UserError(f"{self.path} is being written by another process")):
+            remove_unfinished(self.path)
+            remove_unfinished(self.path / "checkpoints")
             yield
 
     def save(self, content: Checkpoint) -> None:
@@ -119,6 +135,15 @@ class RunFolder:
             )
         return None
 
+    def last_saved(self) -> int | None:
+        """The step of the newest checkpoint, whether or not it can be read."""
+        checkpoints = self._checkpoints()
+        return _step_of(checkpoints[-1]) if checkpoints else None
+
+    def networks(self) -> list[Path]:
+        """Folders of the runs of a protocol that trains several networks."""
+        return [self.path / f"network-{i}" for i in range(self.config.protocol.count)]
+
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of a step. UserError if its file is damaged or gone."""
         try:
@@ -133,8 +158,11 @@ class RunFolder:
                 path.unlink()
 
     def _prune(self) -> None:
-        newest = self._checkpoints()[-KEPT:]
+        c = self.config.checkpoints
+        newest = self._checkpoints()[-c.keep :]
         needed = {path.name for path in newest}
+        if c.keep_every is not None:
+            needed |= {path.name for path in self._checkpoints() if _step_of(path) % c.keep_every == 0}
         for path in newest:
             try:
                 best = checkpoint.best_step(path)
@@ -181,6 +209,16 @@ def numbered(parent: Path, name: str) -> Path:
         if p.name[len(name) + 1 :].isdecimal()
     ]
     return parent / f"{name}-{max(taken, default=0) + 1:03d}"
+
+
+def last_unfinished(parent: Path, config: Config, name: str) -> Path | None:
+    """The last of the folders `numbered` made that has these settings and no final numbers."""
+    for path in sorted(parent.glob(f"{name}-*"), reverse=True):
+        if (path / "config.yaml").is_file():
+            run = RunFolder.open(path)
+            if run.summary is None and run.config == with_settings(config, threads=run.config.threads):
+                return path
+    return None
 
 
 def _step_of(path: Path) -> int:

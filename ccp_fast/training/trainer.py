@@ -10,15 +10,18 @@ from typing import Any
 import torch
 
 from ccp_fast.data import EvaluationSet, Splits
-from ccp_fast.evaluation import retrieval
 from ccp_fast.training import environment
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.config import Config, with_settings
-from ccp_fast.training.datasets import load_splits
 from ccp_fast.training.display import Display
+from ccp_fast.training.errors import CannotWrite, UserError
+from ccp_fast.training.export import NAME, export
+from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted, StopRequest
 from ccp_fast.training.learner import Learner
-from ccp_fast.training.metrics import MetricLog, Scalars
+from ccp_fast.training.loggers import Loggers
+from ccp_fast.training.measure import final_metrics, measure, recall_at
+from ccp_fast.training.metrics import MetricLog
 from ccp_fast.training.run_folder import RunFolder
 
 Summary = dict[str, Any]
@@ -32,7 +35,7 @@ def train(config: Config, path: Path, display: Display) -> Summary:
     Raises UserError for a folder that exists or settings that do not fit the data, Interrupted after Ctrl-C.
     """
     config = with_settings(config, threads=config.threads or torch.get_num_threads())
-    splits = load_splits(config)
+    splits = splits_of(config)
     Learner(config, splits.train)  # what is wrong with the settings shows before a folder is made
     run = RunFolder.create(path, config, environment.describe(config.threads or 1))
     with run.lock():
@@ -47,7 +50,7 @@ def resume(path: Path, display: Display) -> Summary:
         return finished
     with run.lock():
         saved = run.latest()
-        trainer = Trainer(run, load_splits(run.config), display, pretrained=saved is None)
+        trainer = Trainer(run, splits_of(run.config), display, pretrained=saved is None)
         if saved is not None:
             trainer.restore(saved)
         return trainer.run_to_the_end()
@@ -86,7 +89,7 @@ class Trainer:
         """Train the steps that are left, evaluate, report."""
         self.metrics.truncate(self.learner.step)
         self.subproblems.truncate(self.learner.step)
-        scalars = Scalars(self.run.path, self.learner.step + 1)
+        loggers = Loggers(self.run.path, self.config, self.learner.step + 1)
         try:
             with StopRequest() as stop, self.display.training(self.config, self.learner.step) as progress:
                 while self.learner.step < self.config.steps:
@@ -97,15 +100,19 @@ class Trainer:
                     self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
                     progress.step(self.learner.step, loss)
                     if self._evaluation_is_due():
-                        self._log_subproblems(scalars)
+                        self._log_subproblems(loggers)
                         row = self._evaluate()
                         self.metrics.append(row)
-                        scalars.write(row, "evaluation")
+                        loggers.write(row, "evaluation")
                         self._save()
                         progress.row(row, is_best=self.best_step == self.learner.step)
+            return self._finish()
+        except CannotWrite as error:
+            last = self.run.last_saved()
+            at = "it has no checkpoint yet" if last is None else f"it is saved up to step {last}"
+            raise UserError(f"{error}; {at}, go on with: ccp-train --resume {self.run.path}") from None
         finally:
-            scalars.close()
-        return self._finish()
+            loggers.close()
 
     def _evaluation_is_due(self) -> bool:
         return self.learner.step % self.config.evaluation.every == 0 or self.learner.step == self.config.steps
@@ -126,17 +133,18 @@ class Trainer:
             "proxy_spread": method.proxy_spread,
             "seconds": round(self.learner.clock.total, 3),
         }
-        if row["val_map_at_r"] > self.best_metric:
+        picks_none = self.config.protocol.name == "conventional"
+        if picks_none or row["val_map_at_r"] > self.best_metric:
             self.best_step, self.best_metric = self.learner.step, row["val_map_at_r"]
         method.after_evaluation(row["val_map_at_r"])
         self.loss_sum, self.loss_count = 0.0, 0
         return row
 
-    def _log_subproblems(self, scalars: Scalars) -> None:
+    def _log_subproblems(self, loggers: Loggers) -> None:
         for record in self.learner.method.subproblems[len(self.subproblems.rows) :]:
             row = {"step": record.step, **asdict(record)}
             self.subproblems.append(row)
-            scalars.write(row, "subproblem")
+            loggers.write(row, "subproblem")
 
     def _save(self) -> None:
         state = {
@@ -160,9 +168,7 @@ class Trainer:
             "steps": steps,
             "best_step": self.best_step,
             "val": {"map_at_r": self.best_metric},
-            "test": self._retrieval(
-                self.splits.test, ("precision_at_1", "r_precision", "map_at_r", "recall_at_k", "nmi")
-            ),
+            "test": self._test(),
             "parameters": sum(p.numel() for p in self.learner.model.parameters()),
             "peak_memory_bytes": environment.peak_memory_bytes(),
             "seconds": {
@@ -173,18 +179,17 @@ class Trainer:
                 "shares": clock.shares(),
             },
         }
+        export(self.run.path / NAME, self.learner.network, self.config, self.best_step)
         self.run.write_json("summary.json", summary)
         return summary
 
+    def _test(self) -> dict[str, float] | None:
+        """None where this is one of several networks: test classes are looked at when all are trained."""
+        if self.config.protocol.network is not None:
+            return None
+        return self._retrieval(self.splits.test, final_metrics(self.config))
+
     def _retrieval(self, images: EvaluationSet, metrics: tuple[str, ...]) -> dict[str, float]:
         """With distances between vectors as the loss sees them."""
-        gallery = images.gallery
-        query = self.learner.embed(images.query)
-        return retrieval(
-            query,
-            images.query.labels.to(query.device),
-            None if gallery is None else self.learner.embed(gallery),
-            None if gallery is None else gallery.labels.to(query.device),
-            metrics,
-            normalize=self.learner.method.normalize,
-        )
+        normalize, ks = self.learner.method.normalize, recall_at(self.config)
+        return measure(self.learner.embed, images, metrics, normalize, ks)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -35,6 +36,7 @@ class Method:
 
     def __init__(self, config: Config, data: TrainingData, model: nn.Module, clock: PhaseClock) -> None:
         self.config, self.data, self.model, self.clock = config, data, model, clock
+        self.normalize = self.normalize_of(config)  # how embeddings are compared in retrieval
         self.device = next(model.parameters()).device
         self.criterion = self.make_criterion().to(self.device)
         try:
@@ -57,10 +59,11 @@ class Method:
         batch = self.config.batch
         return MPerClassSampler(self.data.labels, batch.classes, batch.samples, seed=self.config.seed)
 
-    @property
-    def normalize(self) -> Normalize:
-        """How embeddings are compared in retrieval."""
-        return self.metric_loss.normalize
+    @classmethod
+    def normalize_of(cls, config: Config) -> Normalize:
+        """How embeddings are compared in retrieval: as by the loss."""
+        with torch.random.fork_rng(devices=[]):  # some losses draw proxies, which nobody looks at here
+            return build_loss(config, num_classes=1).normalize
 
     @property
     def metric_loss(self) -> MetricLoss:

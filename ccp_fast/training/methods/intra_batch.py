@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ccp_fast.functional import Normalize
 from ccp_fast.nn import IntraBatchLoss
+from ccp_fast.training.config import Config
 from ccp_fast.training.methods.base import Method
 
 
@@ -30,7 +31,7 @@ class IntraBatch(Method):
             attention_dropout=c.attention_dropout,
         )
 
-    @property
-    def normalize(self) -> Normalize:
+    @classmethod
+    def normalize_of(cls, config: Config) -> Normalize:
         """Cosines, as in the published evaluation."""
         return "unit"

@@ -76,12 +76,13 @@ def device(compute: ComputeConfig) -> torch.device:
 
 @torch.no_grad()
 def embed(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """Batches of input to embeddings [n, dim] in eval mode; afterwards the network is in training mode."""
+    """Batches of input to embeddings [n, dim] in eval mode; afterwards the network is in the mode it was in."""
+    training = network.training
     network.eval()
     try:
         return torch.cat([network(images) for images in batches])
     finally:
-        network.train()
+        network.train(training)
 
 
 def _glyph_cnn(model: ModelConfig, pretrained: bool) -> Network:

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ccp_fast.training.clock import PHASES
-from ccp_fast.training.config import Config, known_keys
-from ccp_fast.training.datasets import load_splits
+from ccp_fast.training.config import Config, known_keys, value_of
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.export import load_model
 from ccp_fast.training.files import write_atomically
-from ccp_fast.training.learner import Learner
+from ccp_fast.training.folds import splits_of
 from ccp_fast.training.methods import title
 from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.report import figures
 from ccp_fast.training.report.gallery import make_gallery
 from ccp_fast.training.report.map import GLYPH, HEIGHT, WIDTH, make_map
 from ccp_fast.training.report.page import render
+from ccp_fast.training.report.runs_report import write_runs_report
 from ccp_fast.training.run_folder import RunFolder
 
 _PHASE_TITLES = {
@@ -48,15 +49,21 @@ class Share(NamedTuple):
 
 
 def write_run_report(run: RunFolder) -> Path:
-    """Write report.html and return its path. UserError for a run that is not finished."""
+    """Write report.html and return its path: of several networks a comparison of them.
+
+    UserError for a run that is not finished, or is one of several.
+    """
     summary = run.summary
     if summary is None:
         raise UserError(f"{run.path} is not finished: go on with ccp-train --resume {run.path}")
-    splits = load_splits(run.config)
-    learner = Learner(run.config, splits.train, pretrained=False)
-    learner.load_weights(run.at(summary["best_step"]).state["learner"])
-    query = learner.embed(splits.test.query)
-    gallery = None if splits.test.gallery is None else learner.embed(splits.test.gallery)
+    if run.config.protocol.network is not None:
+        raise UserError(f"{run.path} is one of several networks: {run.path.parent} has the report")
+    if run.config.protocol.is_whole:
+        return write_runs_report(run.networks(), run.path / "report.html", whole=run)
+    splits = splits_of(run.config)
+    model = load_model(run.path)
+    query = model.embed_for_retrieval(splits.test.query)
+    gallery = None if splits.test.gallery is None else model.embed_for_retrieval(splits.test.gallery)
     rows, subproblems = read_rows(run.path / "metrics.jsonl"), read_rows(run.path / "subproblems.jsonl")
     curves = [
         figures.retrieval_curve(rows, subproblems, summary["best_step"]),
@@ -77,7 +84,7 @@ def write_run_report(run: RunFolder) -> Path:
         },
         searched=len(splits.test.searched),
         curves=[curve for curve in curves if curve],
-        gallery=make_gallery(query, gallery, splits.test, learner.method.normalize),
+        gallery=make_gallery(query, gallery, splits.test, model.retrieval_normalize),
         marks=make_map(query, splits.test.query),
         map_size=(WIDTH, HEIGHT, GLYPH),
         shares=_shares(summary["seconds"]),
@@ -101,12 +108,6 @@ def _shares(seconds: dict[str, Any]) -> list[Share]:
 def _settings(config: Config) -> list[Setting]:
     default = Config()
     return [
-        Setting(key, _value(config, key), _value(config, key) == _value(default, key)) for key in known_keys()
+        Setting(key, value_of(config, key), value_of(config, key) == value_of(default, key))
+        for key in known_keys()
     ]
-
-
-def _value(config: Config, key: str) -> object:
-    value: object = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value

@@ -1,0 +1,34 @@
+"""What the commands print when something is wrong, and the code they end with."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.logging import RichHandler
+
+from ccp_fast.data import DataFileError
+from ccp_fast.training.compare import STOPPED
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.interrupt import Interrupted
+
+WRONG_INPUT = 2
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Warnings without decoration; of an error that is the user's to put right its sentence, and exit code 2."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(show_time=False, show_path=False)]
+    )
+    try:
+        yield
+    except (UserError, DataFileError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(WRONG_INPUT) from None
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        raise typer.Exit(STOPPED) from None

@@ -1,0 +1,61 @@
+"""`ccp-train evaluate`: a trained model on the classes of a data set."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ccp_fast.cli.errors import one_sentence
+from ccp_fast.data import EvaluationSet
+from ccp_fast.training.config import load_config
+from ccp_fast.training.export import load_model
+from ccp_fast.training.files import write_atomically
+from ccp_fast.training.folds import splits_of
+from ccp_fast.training.measure import measure_model
+
+
+class Split(str, Enum):
+    """Of a data set."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or a best.safetensors.")],
+    data: Annotated[str | None, typer.Option(help="Another data set than that of the run.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="A.B=C", help="One setting, such as data.root=DIR or evaluation.nmi=false."
+        ),
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Classes to search among.")] = Split.test,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
+) -> None:
+    """Retrieval metrics of a trained model, of all networks of a run together."""
+    with one_sentence():
+        model = load_model(run, device)
+        config = load_config(settings=settings or (), flags={"data.name": data}, base=model.config)
+        model.config = config
+        images = getattr(splits_of(config), split.value)
+        images = images if isinstance(images, EvaluationSet) else EvaluationSet(images)
+        metrics = measure_model(model, images, config)
+        recalls = "  ".join(f"R@{k[10:]} {v:.4f}" for k, v in metrics.items() if k.startswith("recall_at_"))
+        print(
+            f"{config.data.name}, {split.value}: {shown(metrics)}  ({metrics['num_queries']:.0f} queries)\n{recalls}"
+        )
+        if out is not None:
+            write_atomically(out, json.dumps(metrics, indent=2) + "\n")
+
+
+def shown(metrics: dict[str, float]) -> str:
+    """The main ones in a line."""
+    names = {"map_at_r": "MAP@R", "precision_at_1": "P@1", "r_precision": "R-precision", "nmi": "NMI"}
+    return "  ".join(f"{title} {metrics[name]:.4f}" for name, title in names.items() if name in metrics)

@@ -1,0 +1,127 @@
+"""Trained networks as files, and back: `best.safetensors` holds tensors, and the settings in its header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ccp_fast.data import ImageSource
+from ccp_fast.functional import Normalize
+from ccp_fast.reference.pairs import normalise
+from ccp_fast.training.config import Config, make_config, with_settings
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.files import write_atomically
+from ccp_fast.training.inputs import NetworkInput, plain_batches
+from ccp_fast.training.learner import best_weights
+from ccp_fast.training.methods import METHODS
+from ccp_fast.training.model import Network, build_network, embed
+from ccp_fast.training.run_folder import RunFolder
+
+FORMAT = "ccp-fast model 1"
+NAME = "best.safetensors"
+
+
+class EmbeddingModel(nn.Module):
+    """A trained network, or several side by side, in eval mode.
+
+    Images ``[n, c, h, w]`` as `input` says to vectors ``[n, dim]``, to be compared by Euclidean distance: normalised
+    as in training, those of several networks one after the other.
+
+    Attributes:
+        input: the images it wants; `input.fit` makes them of float32 images of 0..1 in any size.
+        config: of the run, of the first network.
+    """
+
+    def __init__(self, networks: Sequence[Network], config: Config) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.config = config
+        self.input: NetworkInput = networks[0].input
+        self.normalize: Normalize = METHODS[config.method].normalize_of(config)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Vectors."""
+        return torch.cat([normalise(network(images), self.normalize) for network in self.networks], dim=1)
+
+    def embed(self, images: ImageSource) -> Tensor:
+        """Vectors of all images of a source, as they are seen in evaluation."""
+        return embed(self, plain_batches(images, self.config, self.input))
+
+    def embed_for_retrieval(self, images: ImageSource) -> Tensor:
+        """As `embed`, but one network's not normalised: `retrieval` does it, to the same bits as in training."""
+        if len(self.networks) > 1:
+            return self.embed(images)
+        return embed(self.networks[0], plain_batches(images, self.config, self.input))
+
+    @property
+    def retrieval_normalize(self) -> Normalize:
+        """What is left to normalise of `embed_for_retrieval`."""
+        return self.normalize if len(self.networks) == 1 else None
+
+
+def export(path: Path, network: Network, config: Config, step: int) -> None:
+    """Write a network with the settings of its run. CannotWrite where there is no room."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    header = {"format": FORMAT, "config": config.model_dump_json(), "step": str(step)}
+    write_atomically(path, save(tensors, header))
+
+
+def load_model(path: str | Path, device: str = "cpu") -> EmbeddingModel:
+    """The model of a run, or of a file that a run left: of an unfinished run the best so far.
+
+    Of a run that trained several networks all of them, concatenated. Nothing in a file is executed.
+
+    Raises UserError for a path that is neither, or a damaged file.
+    """
+    path = Path(path)
+    parts = _parts(path)
+    loaded = [_network(part, device) for part in parts]
+    return EmbeddingModel([network for network, _ in loaded], loaded[0][1])
+
+
+def _parts(path: Path) -> list[Path]:
+    """A file or the folder of a run, or those of all networks of one."""
+    if path.is_dir():
+        run = RunFolder.open(path)
+        if run.config.protocol.is_whole:
+            return run.networks()
+    return [path]
+
+
+def _network(path: Path, device: str) -> tuple[Network, Config]:
+    if path.is_dir():
+        if not (path / NAME).is_file():
+            return _best_so_far(RunFolder.open(path), device)
+        path = path / NAME
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if header.get("format") != FORMAT:
+        raise UserError(f"{path}: expected a network that ccp-train exported, got something else")
+    config = make_config(json.loads(header["config"]), f"{path}: ")
+    return _with_weights(config, tensors, device), config
+
+
+def _best_so_far(run: RunFolder, device: str) -> tuple[Network, Config]:
+    latest = run.latest()
+    if latest is None or latest.best_step is None:
+        raise UserError(f"{run.path} has no network yet: it was not evaluated so far")
+    state = run.at(latest.best_step).state["learner"]
+    return _with_weights(run.config, best_weights(state), device), run.config
+
+
+def _with_weights(config: Config, tensors: dict[str, Tensor], device: str) -> Network:
+    config = with_settings(config, compute__device=device)
+    network = build_network(config.model, config.compute, pretrained=False)
+    network.load_state_dict(tensors)
+    return network

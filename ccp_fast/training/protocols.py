@@ -1,0 +1,121 @@
+"""Runs of one network or of several, by one command, and what is reported of them.
+
+held-out       one network, reported at the step that is best on the validation classes.
+conventional   one network on all training classes, reported at its last step: no step is picked by what is reported.
+reality-check  as many networks as folds of the training classes (4), each trained without its fold and taken at the
+               step that is best on it. No number of the test classes exists before all are trained; then
+               "separated", the mean over the networks, and "concatenated", their vectors one after the other
+               (4 × 128 = 512 dimensions). A metric learning reality check, arXiv 2003.08505, section 4.
+
+With `protocol.networks` the first two train several networks as well, which differ in their seed.
+
+Each of several networks is a run folder of its own, network-0 and so on in that of the whole. Finished ones are
+kept and the others gone on with wherever the whole was stopped.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ccp_fast.training import environment, trainer
+from ccp_fast.training.config import Config, with_settings
+from ccp_fast.training.datasets import load_splits
+from ccp_fast.training.display import Display
+from ccp_fast.training.export import load_model
+from ccp_fast.training.folds import splits_of
+from ccp_fast.training.interrupt import Interrupted
+from ccp_fast.training.learner import Learner
+from ccp_fast.training.measure import measure_model
+from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.trainer import Summary
+
+
+def train(config: Config, path: Path, display: Display) -> Summary:
+    """What the configuration's protocol asks for, into a new folder; returns the final numbers.
+
+    Raises UserError for a folder that exists or settings that do not fit the data, Interrupted after Ctrl-C.
+    """
+    if not config.protocol.is_whole:
+        return trainer.train(config, path, display)
+    config = with_settings(config, threads=config.threads or torch.get_num_threads())
+    first = _config_of(config, 0)
+    Learner(first, splits_of(first).train)  # what is wrong with the settings shows before a folder is made
+    whole = RunFolder.create(path, config, environment.describe(config.threads or 1))
+    with whole.lock():
+        return _train_all(whole, display)
+
+
+def resume(path: Path, display: Display) -> Summary:
+    """Go on with an interrupted run of one network or several; of a finished one, its numbers."""
+    whole = RunFolder.open(path)
+    if not whole.config.protocol.is_whole:
+        return trainer.resume(path, display)
+    if whole.summary is not None:
+        return whole.summary
+    with whole.lock():
+        return _train_all(whole, display)
+
+
+def train_or_resume(config: Config, path: Path, display: Display) -> Summary:
+    """The same command to start a run and to go on with it. UserError if what is there has other settings."""
+    if not (path / "config.yaml").is_file():
+        return train(config, path, display)
+    RunFolder.open(path).check_same_settings(config)
+    return resume(path, display)
+
+
+def _config_of(config: Config, network: int) -> Config:
+    return with_settings(config, protocol__network=network, seed=config.seed + network)
+
+
+def _train_all(whole: RunFolder, display: Display) -> Summary:
+    config, summaries = whole.config, []
+    for number, folder in enumerate(whole.networks()):
+        display.say(f"network {number + 1} of {config.protocol.count}")
+        try:
+            summaries.append(train_or_resume(_config_of(config, number), folder, display))
+        except Interrupted as stopped:
+            raise Interrupted(whole.path, stopped.step) from None
+    summary = {**_together(config, summaries), **_test(whole)}
+    whole.write_json("summary.json", summary)
+    return summary
+
+
+def _together(config: Config, summaries: list[Summary]) -> Summary:
+    """Sums and means over the networks."""
+    seconds = [summary["seconds"] for summary in summaries]
+    training, evaluation, cpu = (sum(s[key] for s in seconds) for key in ("training", "evaluation", "cpu"))
+    steps = sum(summary["steps"] for summary in summaries)
+    return {
+        "loss": config.loss.name,
+        "method": config.method,
+        "seed": config.seed,
+        "steps": steps,
+        "best_step": None,  # each network has its own
+        "val": {"map_at_r": statistics.fmean(summary["val"]["map_at_r"] for summary in summaries)},
+        "networks": [
+            {key: summary[key] for key in ("seed", "best_step", "val", "seconds")} for summary in summaries
+        ],
+        "parameters": sum(summary["parameters"] for summary in summaries),
+        "seconds": {
+            "training": training,
+            "per_step": training / steps,
+            "evaluation": evaluation,
+            "cpu": cpu,
+        },
+    }
+
+
+def _test(whole: RunFolder) -> dict[str, Any]:
+    """Metrics of the test classes: of each network, their mean, and of all together."""
+    test = load_splits(whole.config).test
+    each = [measure_model(load_model(folder), test, whole.config) for folder in whole.networks()]
+    return {
+        "test": measure_model(load_model(whole.path), test, whole.config),  # concatenated
+        "separated": {name: statistics.fmean(one[name] for one in each) for name in each[0]},
+        "test_of_each": each,
+    }

@@ -1,0 +1,246 @@
+"""Protocols: which classes a network sees, several networks by one command, and what is reported of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_training
+import torch
+from training_runs import QUIET, check_page, tiny_data, without_times  # noqa: F401
+
+pytest.importorskip("safetensors")
+
+from torch.nn.functional import normalize as unit
+
+from ccp_fast.evaluation import retrieval
+from ccp_fast.training import load_model, measure, protocols, trainer
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.folds import splits_of
+from ccp_fast.training.interrupt import Interrupted
+from ccp_fast.training.learner import Learner
+from ccp_fast.training.report import write_run_report
+from ccp_fast.training.run_folder import RunFolder
+
+REALITY = ["protocol.name=reality-check", "protocol.networks=3", "steps=8"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over three folds; not to be changed."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ccp_fast.training.datasets.glyphs", tiny_training.images)
+        protocols.train(tiny_training.config(*REALITY), path, QUIET)
+    return path
+
+
+def summary_of(path: Path) -> dict[str, Any]:
+    summary = RunFolder.open(path).summary
+    assert summary is not None
+    return summary
+
+
+@pytest.mark.parametrize("networks", [2, 3, 5, 6])
+def test_folds_hold_out_every_training_class_once(networks: int) -> None:
+    held: list[str] = []
+    every = tiny_training.images("train").class_names
+    for network in range(networks):
+        config = tiny_training.config(
+            "protocol.name=reality-check", f"protocol.networks={networks}", f"protocol.network={network}"
+        )
+        splits = splits_of(config)
+        kept, out = splits.train.class_names, splits.val.query.class_names
+        assert sorted(kept + out) == sorted(every)
+        assert len(out) in (12 // networks, -(-12 // networks))
+        assert splits.train.labels.unique().tolist() == list(range(len(kept)))
+        held += out
+    assert held == list(every)
+
+
+def test_what_is_held_out_else() -> None:
+    own = splits_of(tiny_training.config())
+    assert own.val.query.class_names == tiny_training.images("val").class_names
+    conventional = splits_of(tiny_training.config("protocol.name=conventional"))
+    assert conventional.train.class_names == tiny_training.images("train").class_names
+    assert conventional.val is conventional.test
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["protocol.networks=1"], "protocol.networks: expected at least 2 for reality-check, got 1"),
+        (
+            ["protocol.networks=7"],
+            "protocol.networks: expected at most half as many as the 12 classes, got 7",
+        ),
+        (["protocol.networks=3", "batch.classes=9"], "batch.classes: expected at most 8, .*, got 9"),
+        (["protocol.network=4"], "protocol.network: expected less than 4, got 4"),
+    ],
+)
+def test_what_cannot_be_is_told_before_a_folder_is_made(
+    settings: list[str], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"^{sentence}"):
+        protocols.train(
+            tiny_training.config("protocol.name=reality-check", *settings), tmp_path / "run", QUIET
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_separated_and_concatenated_are_what_they_are_called(finished: Path) -> None:
+    summary, test = summary_of(finished), tiny_training.images("test")
+    each = []
+    for number, folder in enumerate(RunFolder.open(finished).networks()):
+        config = RunFolder.open(folder).config
+        assert (config.seed, config.protocol.network) == (number, number)
+        learner = Learner(config, splits_of(config).train)
+        best = summary_of(folder)["best_step"]
+        learner.load_weights(RunFolder.open(folder).at(best).state["learner"])
+        each.append(learner.embed(test))
+    values = [
+        retrieval(vectors, test.labels, metrics=("map_at_r",), normalize="ball")["map_at_r"]
+        for vectors in each
+    ]
+    assert [one["map_at_r"] for one in summary["test_of_each"]] == values
+    assert summary["separated"]["map_at_r"] == pytest.approx(sum(values) / 3)
+    inside = [v / v.norm(dim=1, keepdim=True).clamp(min=1) for v in each]
+    together = retrieval(torch.cat(inside, 1), test.labels, metrics=("map_at_r",), normalize=None)
+    assert summary["test"]["map_at_r"] == pytest.approx(together["map_at_r"])
+    assert load_model(finished).embed(test).shape == (60, 3 * 8)
+
+
+def test_test_classes_are_not_looked_at_before_all_are_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    names = tiny_training.images("test").class_names
+    real = measure.retrieval
+
+    def retrieval_seen(query: torch.Tensor, labels: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        looked.append(len(labels))
+        return real(query, labels, *rest, **options)
+
+    monkeypatch.setattr(measure, "retrieval", retrieval_seen)
+    path = tmp_path / "whole"
+    protocols.train(tiny_training.config(*REALITY), path, QUIET)
+    images_of_test = len(names) * tiny_training.PER_CLASS
+    assert looked[-4:] == [images_of_test] * 4  # each network and all together
+    assert images_of_test not in looked[:-4]
+    assert all(summary_of(folder)["test"] is None for folder in RunFolder.open(path).networks())
+
+
+def test_it_goes_on_where_it_was_stopped(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "whole"
+    step, steps = Learner.train_step, [0]
+
+    def stopping_step(learner: Learner) -> float:
+        steps[0] += 1
+        if steps[0] == 14:  # step 6 of the second network
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+        return step(learner)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train_step", stopping_step)
+        with pytest.raises(Interrupted, match=f"go on with: ccp-train --resume {path}$"):
+            protocols.train(tiny_training.config(*REALITY), path, QUIET)
+    first = path / "network-0" / "summary.json"
+    written = first.stat().st_mtime_ns
+    assert RunFolder.open(path / "network-1").summary is None
+    assert not (path / "network-2").exists()
+    protocols.resume(path, QUIET)
+    assert first.stat().st_mtime_ns == written
+    assert without_times(summary_of(path)) == without_times(summary_of(finished))
+    assert protocols.resume(path, QUIET) == summary_of(path)
+
+
+def test_networks_that_differ_in_their_seed_alone(tmp_path: Path) -> None:
+    summary = protocols.train(
+        tiny_training.config("protocol.networks=2", "steps=4", "method=plain"), tmp_path / "run", QUIET
+    )
+    configs = [RunFolder.open(folder).config for folder in RunFolder.open(tmp_path / "run").networks()]
+    assert [c.seed for c in configs] == [0, 1]
+    assert summary["steps"] == 8
+    vectors = load_model(tmp_path / "run").embed(tiny_training.images("test"))
+    assert not torch.allclose(vectors[:, :8], vectors[:, 8:])
+
+
+def test_conventional_reports_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter(range(100, 0, -1))  # falling: another protocol would take the first
+
+    def measured(*_: Any) -> dict[str, float]:
+        return dict.fromkeys(("map_at_r", "r_precision", "precision_at_1", "nmi"), next(values) / 100)
+
+    monkeypatch.setattr(trainer, "measure", measured)
+    for name, step in (("conventional", 12), ("held-out", 4)):
+        config = tiny_training.config(f"protocol.name={name}", "steps=12")
+        summary = protocols.train(config, tmp_path / name, QUIET)
+        assert summary["best_step"] == step
+
+
+def test_the_report_of_several_networks(finished: Path) -> None:
+    page = write_run_report(RunFolder.open(finished)).read_text()
+    check_page(page)
+    summary = summary_of(finished)
+    for value in (summary["separated"]["map_at_r"], summary["test"]["map_at_r"]):
+        assert f"<td>{value:.4f}</td>" in page
+    assert page.count("network-") >= 3
+    with pytest.raises(UserError, match="is one of several networks"):
+        write_run_report(RunFolder.open(finished / "network-0"))
+
+
+def test_a_model_of_one_network_gives_vectors_as_they_are_compared(finished: Path) -> None:
+    images = tiny_training.images("test")
+    for path in (finished / "network-1", finished / "network-1" / "best.safetensors"):
+        model = load_model(path)
+        vectors = model.embed(images)
+        assert vectors.shape == (60, 8)
+        assert vectors.norm(dim=1).max() <= 1 + 1e-6  # contrastive: within the unit ball
+        assert not model.training
+        torch.testing.assert_close(model(model.input.fit(images.images / 255)), vectors)
+
+
+def test_a_loss_on_the_sphere_gives_unit_vectors(tmp_path: Path) -> None:
+    protocols.train(tiny_training.config("loss.name=c1", "steps=4", "method=plain"), tmp_path / "run", QUIET)
+    vectors = load_model(tmp_path / "run").embed(tiny_training.images("test"))
+    torch.testing.assert_close(vectors, unit(vectors))
+
+
+def test_an_unfinished_run_gives_its_best_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Learner.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train_step", lambda one: step(one) if one.step < 14 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            protocols.train(tiny_training.config("optimizer.ema_decay=0.5"), tmp_path / "run", QUIET)
+    run = RunFolder.open(tmp_path / "run")
+    latest = run.latest()
+    assert latest is not None
+    assert latest.best_step is not None
+    learner = Learner(run.config, tiny_training.images("train"))
+    learner.load_weights(run.at(latest.best_step).state["learner"])
+    model = load_model(run.path)
+    for name, value in learner.network.state_dict().items():
+        assert torch.equal(model.networks[0].state_dict()[name], value)
+
+
+def test_what_is_no_model_is_told(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(b"cut")
+    run = RunFolder.create(tmp_path / "run", tiny_training.config(), {})
+    for path, sentence in [
+        (tmp_path / "other.safetensors", "expected a network that ccp-train exported, got something else"),
+        (tmp_path / "cut.safetensors", "cut.safetensors cannot be read"),
+        (tmp_path / "nowhere", "nowhere cannot be read"),
+        (tmp_path, "is not a run folder"),
+        (run.path, "has no network yet"),
+    ]:
+        with pytest.raises(UserError, match=sentence) as error:
+            load_model(path)
+        assert "\n" not in str(error.value)

@@ -1,0 +1,259 @@
+"""Runs as they are kept: retention, `--resume auto`, evaluate, reports over runs, loggers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_training
+from training_runs import QUIET, assert_same_results, check_page, tiny_data  # noqa: F401
+from typer.testing import CliRunner, Result
+
+pytest.importorskip("safetensors")
+
+from ccp_fast.cli import report_command
+from ccp_fast.cli.train_command import app
+from ccp_fast.training import protocols
+from ccp_fast.training.checkpoint import Checkpoint
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.learner import Learner
+from ccp_fast.training.loggers import LOGGERS, Loggers
+from ccp_fast.training.report import write_runs_report
+from ccp_fast.training.run_folder import RunFolder
+
+SETTINGS = [part for setting in tiny_training.SETTINGS for part in ("--set", setting)]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs, `plain`, `ccp` and `deep/plain`; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ccp_fast.training.datasets.glyphs", tiny_training.images)
+        protocols.train(tiny_training.config("steps=8", "method=plain"), folder / "plain", QUIET)
+        protocols.train(tiny_training.config("steps=12", "evaluation.nmi=false"), folder / "ccp", QUIET)
+        config = tiny_training.config("steps=8", "method=plain", "optimizer.lr=0.5")
+        protocols.train(config, folder / "deep" / "plain", QUIET)
+    return folder
+
+
+def ccp_train(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def crash_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    real = Learner.train_step
+    patch.setattr(Learner, "train_step", lambda one: real(one) if one.step != step else 1 / 0)
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ([], [2, 8, 9]),
+        (["checkpoints.keep=1"], [2, 9]),
+        (["checkpoints.keep=4"], [2, 6, 7, 8, 9]),
+        (["checkpoints.keep_every=3"], [2, 3, 6, 8, 9]),
+    ],
+)
+def test_checkpoints_that_stay(settings: list[str], kept: list[int], tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_training.config(*settings), {})
+    for step in range(1, 10):
+        run.save(Checkpoint(step, min(step, 2), {}))
+    assert [int(p.stem[5:]) for p in sorted((run.path / "checkpoints").iterdir())] == kept
+
+
+# --resume auto
+
+
+def test_the_same_command_starts_a_run_and_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*SETTINGS, "--quiet", "--resume", "auto", "--out"]
+    assert ccp_train(*command, "unbroken").exit_code == 0
+    with monkeypatch.context() as patch:
+        crash_at(14, patch)
+        assert isinstance(ccp_train(*command, "broken").exception, ZeroDivisionError)
+    assert ccp_train(*command, "broken").exit_code == 0
+    assert_same_results(tmp_path / "unbroken", tmp_path / "broken")
+    other = ccp_train(*command, "broken", "--set", "optimizer.lr=0.5")
+    assert other.exit_code == 2
+    assert "broken was made with other settings (optimizer.lr: 0.001 there, 0.5 here)" in other.stderr
+
+
+def test_without_a_folder_it_goes_on_with_the_last_unfinished_of_these_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = [*SETTINGS, "--quiet", "--method", "plain", "--steps", "8", "--resume", "auto"]
+    with monkeypatch.context() as patch:
+        crash_at(6, patch)
+        ccp_train(*command)
+        ccp_train(*command, "--seed", "3")
+    assert ccp_train(*command).exit_code == 0
+    state = {p.name: (p / "summary.json").exists() for p in Path("runs").iterdir()}
+    assert state == {"glyphs-c2-plain-001": True, "glyphs-c2-plain-002": False}
+    assert ccp_train(*command).exit_code == 0  # a third: the first is finished
+    assert (Path("runs") / "glyphs-c2-plain-003" / "summary.json").exists()
+
+
+# evaluate
+
+
+def test_evaluate_gives_the_numbers_of_the_run_again(runs: Path) -> None:
+    for name in ("plain", "ccp"):
+        result = ccp_train("evaluate", str(runs / name), "--out", "a.json")
+        assert result.exit_code == 0, result.output
+        summary = RunFolder.open(runs / name).summary
+        assert summary is not None
+        assert json.loads(Path("a.json").read_text()) == summary["test"]
+        assert f"glyphs, test: MAP@R {summary['test']['map_at_r']:.4f}" in result.stdout
+        assert ("NMI" in result.stdout) == (name == "plain")
+
+
+def test_evaluate_on_other_classes(runs: Path) -> None:
+    file = str(runs / "plain" / "best.safetensors")
+    result = ccp_train("evaluate", file, "--split", "val", "--set", "evaluation.nmi=false", "--out", "a.json")
+    assert result.exit_code == 0, result.output
+    assert "NMI" not in result.stdout
+    summary = RunFolder.open(runs / "plain").summary
+    assert summary is not None
+    assert json.loads(Path("a.json").read_text())["map_at_r"] == summary["val"]["map_at_r"]
+    seen = ccp_train("evaluate", file, "--split", "train")
+    assert "glyphs, train: MAP@R" in seen.stdout
+    assert "(72 queries)" in seen.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "nowhere cannot be read"),
+        (["{run}", "--data", "sopp"], "data.name: expected"),
+        (["{run}", "--set", "data.nam=a"], "unknown key 'data.nam'; did you mean 'data.name'?"),
+        (["{run}", "--device", "tpu"], "compute.device: expected"),
+    ],
+)
+def test_evaluate_tells_what_is_wrong_in_a_sentence(arguments: list[str], sentence: str, runs: Path) -> None:
+    result = ccp_train("evaluate", *(a.format(run=runs / "plain") for a in arguments))
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+# ccp-report
+
+
+def test_a_page_over_runs(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        crash_at(6, patch)
+        with pytest.raises(ZeroDivisionError):
+            protocols.train(tiny_training.config(), Path("half <way>"), QUIET)
+    paths = [runs / "plain", runs / "ccp", runs / "deep" / "plain", Path("half <way>")]
+    result = CliRunner().invoke(report_command.app, [*map(str, paths), "--out", "all.html"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "report: all.html\n"
+    page = Path("all.html").read_text()
+    check_page(page)
+    assert "deep/plain" in page  # two are called plain
+    assert "half &lt;way&gt;" in page
+    assert "half <way>" not in page
+    assert "4 of 24" in page  # unfinished
+    for path in paths[:3]:
+        summary = RunFolder.open(path).summary
+        assert summary is not None
+        assert f"{summary['test']['map_at_r']:.4f}" in page
+    assert "<td>optimizer.lr</td><td>0.001</td><td>0.001</td><td>0.5</td>" in page
+    assert "<td>optimizer.name</td>" not in page  # the same in all
+
+
+def test_a_page_over_what_is_no_run_is_told(runs: Path) -> None:
+    result = CliRunner().invoke(report_command.app, ["nowhere"])
+    assert result.exit_code == 2
+    assert result.stderr == "nowhere is not a run folder: it has no config.yaml\n"
+    with pytest.raises(UserError, match="expected different folders, got one twice"):
+        write_runs_report([runs / "plain", runs / "deep" / ".." / "plain"], Path("a.html"))
+
+
+# Loggers
+
+
+class Recorder:
+    rows: list[tuple[str, dict[str, Any]]]
+
+    def __init__(self, *_: Any) -> None:
+        self.rows, self.closed = [], False
+
+    def write(self, row: Any, group: str) -> None:
+        self.rows.append((group, dict(row)))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Broken(Recorder):
+    def write(self, row: Any, group: str) -> None:
+        raise ConnectionError("no route to host")
+
+
+def test_a_logger_that_fails_is_left_out_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[Recorder] = []
+
+    def recorder(*arguments: Any) -> Recorder:
+        made.append(Recorder(*arguments))
+        return made[-1]
+
+    monkeypatch.setitem(LOGGERS, "wandb", Broken)
+    monkeypatch.setitem(LOGGERS, "tensorboard", recorder)
+    with caplog.at_level(logging.WARNING):
+        protocols.train(tiny_training.config("loggers=[wandb, tensorboard]"), tmp_path / "run", QUIET)
+    assert caplog.text.count("Broken is left out from here on: no route to host") == 1
+    (seen,) = made
+    assert seen.closed
+    groups = [group for group, _ in seen.rows]
+    assert (groups.count("evaluation"), groups.count("subproblem")) == (6, 4)
+    assert [row["step"] for group, row in seen.rows if group == "evaluation"] == [4, 8, 12, 16, 20, 24]
+
+
+def test_no_logger_at_all(tmp_path: Path) -> None:
+    protocols.train(tiny_training.config("loggers=[]", "steps=4"), tmp_path / "run", QUIET)
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_weights_and_biases_gets_what_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a module in its place: the real one is tried by hand, it is large."""
+    calls: list[tuple[str, Any]] = []
+    run = types.SimpleNamespace(
+        define_metric=lambda *a, **k: calls.append(("define_metric", (a, k))),
+        log=lambda row: calls.append(("log", row)),
+        finish=lambda: calls.append(("finish", None)),
+    )
+    module = types.ModuleType("wandb")
+    module.init = lambda **options: calls.append(("init", options)) or run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    loggers = Loggers(Path("runs/a-001"), tiny_training.config("loggers=[wandb]"), 1)
+    loggers.write({"step": 4, "loss": 0.5, "note": None}, "evaluation")
+    loggers.close()
+    name, options = calls[0]
+    assert (name, options["mode"], options["id"], options["resume"]) == ("init", "offline", "a-001", "allow")
+    assert options["config"]["steps"] == 24
+    assert calls[2:] == [("log", {"evaluation/loss": 0.5, "step": 4}), ("finish", None)]
+
+
+def test_without_wandb_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"loggers: wandb is not installed: pip install 'ccp-fast\[wandb\]'"):
+        Loggers(tmp_path, tiny_training.config("loggers=[wandb]"), 1)
