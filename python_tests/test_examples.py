@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from sop_tree import make_sop
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -22,7 +23,7 @@ def example(name: str) -> ModuleType:
 
 
 def test_every_example_has_a_test() -> None:
-    assert {p.stem for p in EXAMPLES.glob("*.py")} == {"own_trainer", "xbm", "lightning_ccp"}
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == {"own_trainer", "xbm", "lightning_ccp", "train_sop"}
 
 
 @pytest.mark.parametrize(("name", "steps"), [("own_trainer", 40), ("xbm", 100)])
@@ -41,3 +42,19 @@ def test_the_lightning_example_learns(tmp_path: Path, monkeypatch: pytest.Monkey
     best = example("lightning_ccp").main(steps=48)
     assert best is not None
     assert 0.1 < best < 1
+
+
+def test_the_reference_script_trains_on_the_layout_of_sop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("safetensors", reason="ccp-train needs the extra [train]")
+    root = make_sop(tmp_path / "Stanford_Online_Products")
+    small = ["--weights", "random", "--image-size", "32", "--batch-classes", "2", "--workers", "0"]
+    counted = ["--steps", "12", "--evaluate-every", "2", "--held-out", "0.34"]
+    result = example("train_sop").main([str(root), *small, *counted])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[:-1]] == ["2", "4", "6", "8", "10", "12"]
+    assert {line.split()[3] for line in lines[:-1]} >= {"0", "1"}  # a second sub-problem began
+    assert result["num_queries"] == 25
+    assert result["recall_at_10"] <= result["recall_at_100"] == result["recall_at_1000"] == 1
+    assert 0 < result["map_at_r"] < 1
