@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,10 @@ def test_the_report_of_several_networks(finished: Path) -> None:
     page = write_run_report(RunFolder.open(finished)).read_text()
     check_page(page)
     summary = summary_of(finished)
-    for value in (summary["separated"]["map_at_r"], summary["test"]["map_at_r"]):
-        assert f"<td>{value:.4f}</td>" in page
+    each = [one["map_at_r"] for one in summary["test_of_each"]]
+    for value in (summary["separated"]["map_at_r"], summary["test"]["map_at_r"], *each):
+        assert re.search(rf"<td( class=.best.)?>{value:.4f}</td>", page)
+    assert "3 networks, reality-check: each was taken at the step that was best on its\nfold" in page
     assert page.count("network-") >= 3
     with pytest.raises(UserError, match="is one of several networks"):
         write_run_report(RunFolder.open(finished / "network-0"))

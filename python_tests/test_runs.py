@@ -151,6 +151,12 @@ def test_evaluate_tells_what_is_wrong_in_a_sentence(arguments: list[str], senten
     assert result.stderr.count("\n") == 1
 
 
+def test_options_of_training_do_not_belong_to_other_commands(runs: Path) -> None:
+    result = ccp_train("--steps", "5", "evaluate", str(runs / "plain"))
+    assert result.exit_code == 2
+    assert result.stderr == "--steps: expected behind 'evaluate', or not with it\n"
+
+
 # ccp-report
 
 

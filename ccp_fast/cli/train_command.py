@@ -96,6 +96,7 @@ def command(
 ) -> None:
     """Train an embedding; without options C2 with CCP on the glyph set, in under three minutes."""
     if context.invoked_subcommand is not None:
+        _take_no_options(context)
         return
     display = Display(quiet=quiet)
     with one_sentence():
@@ -141,6 +142,16 @@ def command(
                     out or last_unfinished(RUNS, base, run_name(base)) or path,
                 )
             _finish(path, start(base, path, display), display)
+
+
+def _take_no_options(context: typer.Context) -> None:
+    """Those of training, in front of another command: they would be without effect."""
+    with one_sentence():
+        for name in context.params:
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":
+                option = "--" + name.strip("_").replace("_", "-")
+                raise UserError(f"{option}: expected behind {context.invoked_subcommand!r}, or not with it")
 
 
 def _finish(path: Path, summary: trainer.Summary, display: Display) -> None:

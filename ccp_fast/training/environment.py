@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ccp_fast
 
-PACKAGES = ("torch", "numpy", "safetensors", "scikit-learn")
+PACKAGES = ("torch", "numpy", "safetensors", "scikit-learn", "pillow", "timm")
 
 
 def describe(threads: int) -> dict[str, object]:

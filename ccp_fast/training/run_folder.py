@@ -76,8 +76,11 @@ class RunFolder:
         UserError if there is anything at `path`, or if what was done would have depended on the number of steps.
         """
         config = finished.config
-        if config.method != "plain" or config.optimizer.schedule != "constant" or steps < config.steps:
-            raise UserError(f"{finished.path} cannot be prolonged: only a plain run at a constant rate can")
+        constant = config.method == "plain" and config.optimizer.schedule == "constant"
+        if not constant or config.protocol.is_whole or steps < config.steps:
+            raise UserError(
+                f"{finished.path} cannot be prolonged: only a plain run of one network at a constant rate can"
+            )
         made = cls.create(
             path, with_settings(config, steps=steps), finished.read_json("environment.json") or {}
         )

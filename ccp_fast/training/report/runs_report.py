@@ -51,18 +51,21 @@ def write_runs_report(paths: Sequence[Path], out: Path, whole: RunFolder | None 
     runs = [RunFolder.open(path) for path in paths]
     names = _names(paths)
     lines = [_line(name, run) for name, run in zip(names, runs, strict=True)]
+    summary = None if whole is None else whole.summary
+    if summary is not None:
+        lines = [line._replace(test=test) for line, test in zip(lines, summary["test_of_each"], strict=True)]
     metrics = [name for name in METRICS if any(name in line.test for line in lines)]
     metrics += sorted(
-        {name for line in lines for name in line.test if name.startswith("recall_at_")},
+        {name for line in lines for name in line.test if name.startswith("recall_at_")} - {"recall_at_1"},
         key=lambda name: int(name.removeprefix("recall_at_")),
     )
-    summary = None if whole is None else whole.summary
     page = render(
         "runs.html.j2",
         title=f"{len(runs)} runs" if whole is None else title(whole.config),
         lines=lines,
         metrics=[(name, METRICS.get(name, f"R@{name.removeprefix('recall_at_')}")) for name in metrics],
         best={name: max(line.test.get(name, -1.0) for line in lines) for name in metrics},
+        protocol=None if whole is None else whole.config.protocol.name,
         together=None
         if summary is None
         else [
