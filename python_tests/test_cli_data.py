@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,11 @@ def test_a_missing_extra_is_named(
     real = builtins.__import__
 
     def without_typer(name: str, *rest: Any, **options: Any) -> Any:
-        if name == "ccp_fast.cli.data_command":
+        if name == "typer":
             raise ModuleNotFoundError("No module named 'typer'", name="typer")
         return real(name, *rest, **options)
 
+    monkeypatch.delitem(sys.modules, "ccp_fast.cli.data_command")
     monkeypatch.setattr(builtins, "__import__", without_typer)
     with pytest.raises(SystemExit) as stopped:
         data.main()

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import image_trees
 import pytest
-from sop_tree import make_sop
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -48,7 +48,7 @@ def test_the_reference_script_trains_on_the_layout_of_sop(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("safetensors", reason="ccp-train needs the extra [train]")
-    root = make_sop(tmp_path / "Stanford_Online_Products")
+    root = image_trees.sop(tmp_path / "Stanford_Online_Products", classes=10, samples=5)
     small = ["--weights", "random", "--image-size", "32", "--batch-classes", "2", "--workers", "0"]
     counted = ["--steps", "12", "--evaluate-every", "2", "--held-out", "0.34"]
     result = example("train_sop").main([str(root), *small, *counted])

@@ -9,8 +9,11 @@ import types
 from pathlib import Path
 from typing import Any
 
+import image_trees
+import numpy as np
 import pytest
 import tiny_training
+import torch
 from training_runs import QUIET, assert_same_results, check_page, tiny_data  # noqa: F401
 from typer.testing import CliRunner, Result
 
@@ -18,6 +21,7 @@ pytest.importorskip("safetensors")
 
 from ccp_fast.cli import report_command
 from ccp_fast.cli.train_command import app
+from ccp_fast.evaluation import retrieval
 from ccp_fast.training import protocols
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.errors import UserError
@@ -155,6 +159,75 @@ def test_options_of_training_do_not_belong_to_other_commands(runs: Path) -> None
     result = ccp_train("--steps", "5", "evaluate", str(runs / "plain"))
     assert result.exit_code == 2
     assert result.stderr == "--steps: expected behind 'evaluate', or not with it\n"
+
+
+# embed
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tree in the layout of SOP, and a run on it."""
+    folder = tmp_path_factory.mktemp("products")
+    root = image_trees.sop(folder / "sop", classes=12, samples=4)
+    given = [f"data.root={root}", "data.name=sop", "data.counts=any", "data.workers=0", "data.val_share=0.3"]
+    protocols.train(tiny_training.config("steps=8", *given), folder / "run", QUIET)
+    return root, folder / "run"
+
+
+def test_images_in_vectors_out(products: tuple[Path, Path]) -> None:
+    root, run = products
+    listed = [line.split() for line in (root / "Ebay_test.txt").read_text().splitlines()[1:]]
+    paths = [str(root / row[3]) for row in listed]
+    result = ccp_train("embed", str(run), *paths, "--out", "a.npy")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "a.npy: 24 vectors of 8 dimensions\n"
+    vectors = np.load("a.npy", allow_pickle=False)
+    assert vectors.dtype == np.float32
+    assert Path("a.txt").read_text().splitlines() == paths
+    labels = torch.tensor([int(row[1]) for row in listed])
+    found = retrieval(torch.from_numpy(vectors), labels, metrics=("map_at_r",), normalize=None)
+    summary = RunFolder.open(run).summary
+    assert summary is not None
+    assert found["map_at_r"] == pytest.approx(summary["test"]["map_at_r"], abs=1e-6)
+
+    whole = ccp_train("embed", str(run / "best.safetensors"), str(root), paths[3], "--out", "b.npy")
+    assert whole.stdout == "b.npy: 49 vectors of 8 dimensions\n"
+    names = Path("b.txt").read_text().splitlines()
+    assert names[:48] == sorted(names[:48])
+    assert names[48] == paths[3]
+    np.testing.assert_allclose(np.load("b.npy")[48], vectors[3], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (["nowhere.jpg"], "images: nowhere.jpg is neither a file nor a folder"),
+        (["empty"], "images: expected .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp in empty, got none"),
+        (["notes.txt"], "image notes.txt cannot be read: "),
+        (["cut.jpg"], "image cut.jpg cannot be read: "),
+    ],
+)
+def test_what_is_no_image_is_told_and_nothing_is_written(
+    images: list[str], sentence: str, products: tuple[Path, Path]
+) -> None:
+    root, run = products
+    Path("empty").mkdir()
+    Path("notes.txt").write_text("no image")
+    Path("cut.jpg").write_bytes(next(root.rglob("*.JPG")).read_bytes()[:200])
+    result = ccp_train("embed", str(run), *images, "--out", "a.npy")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(sentence)
+    assert result.stderr.count("\n") == 1
+    assert not list(Path().glob("a.*"))
+
+
+def test_recall_is_given_as_publications_do(products: tuple[Path, Path]) -> None:
+    summary = RunFolder.open(products[1]).summary
+    assert summary is not None
+    recalls = [name for name in summary["test"] if name.startswith("recall_at_")]
+    assert recalls == ["recall_at_1", "recall_at_10", "recall_at_100", "recall_at_1000"]
+    result = ccp_train("evaluate", str(products[1]), "--set", "evaluation.nmi=false")
+    assert "R@1000 1.0000" in result.stdout
 
 
 # ccp-report

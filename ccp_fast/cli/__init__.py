@@ -1,1 +1,1 @@
-"""Command lines: `ccp-train` in `train`, `ccp-info` in `info`."""
+"""Command lines: `ccp-train` in `train_command` and its commands beside it, `ccp-data`, `ccp-report`."""

@@ -29,11 +29,12 @@ class Split(str, Enum):
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or a best.safetensors.")],
     data: Annotated[str | None, typer.Option(help="Another data set than that of the run.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Its folder, or another place of that of the run.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="A.B=C", help="One setting, such as data.root=DIR or evaluation.nmi=false."
-        ),
+        typer.Option("--set", metavar="A.B=C", help="One setting, such as evaluation.nmi=false."),
     ] = None,
     split: Annotated[Split, typer.Option(help="Classes to search among.")] = Split.test,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
@@ -42,7 +43,9 @@ def evaluate(
     """Retrieval metrics of a trained model, of all networks of a run together."""
     with one_sentence():
         model = load_model(run, device)
-        config = load_config(settings=settings or (), flags={"data.name": data}, base=model.config)
+        config = load_config(
+            settings=settings or (), flags={"data.name": data, "data.root": data_root}, base=model.config
+        )
         model.config = config
         images = getattr(splits_of(config), split.value)
         images = images if isinstance(images, EvaluationSet) else EvaluationSet(images)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from ccp_fast.cli.start import start
 
 
 def main() -> None:
     """Run the command line."""
-    try:
-        from ccp_fast.cli.train_command import app
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("ccp_fast"):
-            raise
-        print(f"ccp-train needs {error.name}: pip install 'ccp-fast[train]'", file=sys.stderr)
-        sys.exit(2)
-    app(prog_name="ccp-train")
+    start("ccp-train", "ccp_fast.cli.train_command", "train")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ccp_fast.cli.embed_command import embed
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.cli.evaluate_command import evaluate, shown
 from ccp_fast.training import compare, protocols, trainer
@@ -23,9 +24,10 @@ from ccp_fast.training.run_folder import RunFolder, last_unfinished, numbered
 app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    subcommand_metavar="[evaluate]",
+    subcommand_metavar="[evaluate|embed]",
 )
 app.command()(evaluate)
+app.command()(embed)
 
 RUNS, AUTO = Path("runs"), Path("auto")
 

@@ -38,7 +38,11 @@ def load_splits(config: Config) -> Splits:
     train, val = parts.train, parts.val
     if val is None:
         train, val = hold_out(train, config.data.val_share)
-    splits = Splits(train, EvaluationSet(val), parts.test)
+    return checked(Splits(train, EvaluationSet(val), parts.test))
+
+
+def checked(splits: Splits) -> Splits:
+    """The same; UserError where no query could find anything."""
     for name, images in (("validation", splits.val), ("test", splits.test)):
         if not _can_be_found(images):
             raise UserError(

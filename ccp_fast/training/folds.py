@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ccp_fast.data import EvaluationSet, Splits
 from ccp_fast.training.config import Config
-from ccp_fast.training.datasets import load_splits
+from ccp_fast.training.datasets import checked, load_parts, load_splits
 from ccp_fast.training.errors import UserError
 
 
@@ -12,22 +12,22 @@ def splits_of(config: Config) -> Splits:
     """The splits of a run.
 
     conventional: nothing is held out, and what is monitored are the test classes.
-    reality-check: held out is a contiguous part of the training classes, as large as the others to one class,
-    in the place of the data set's own validation classes. UserError for too few.
+    reality-check: held out is a contiguous part of the training classes, as large as the others to one class.
+    In both a data set's own validation classes take no part. UserError for too few classes.
     """
-    splits, protocol = load_splits(config), config.protocol
+    protocol = config.protocol
+    if protocol.name == "held-out":
+        return load_splits(config)
+    parts = load_parts(config.data)
     if protocol.name == "conventional":
-        return splits._replace(val=splits.test)
-    if protocol.name == "held-out" or protocol.network is None:
-        return splits
-    classes, folds = splits.train.num_classes, protocol.count
+        return checked(Splits(parts.train, parts.test, parts.test))
+    classes, folds = parts.train.num_classes, protocol.count
     if classes < 2 * folds:
         raise UserError(
             f"protocol.networks: expected at most half as many as the {classes} classes, got {folds}"
         )
-    first, last = (fold * classes // folds for fold in (protocol.network, protocol.network + 1))
-    held_out = range(first, last)
+    fold = protocol.network or 0
+    held_out = range(fold * classes // folds, (fold + 1) * classes // folds)
     kept = [c for c in range(classes) if c not in held_out]
-    return Splits(
-        splits.train.of_classes(kept), EvaluationSet(splits.train.of_classes(held_out)), splits.test
-    )
+    val = EvaluationSet(parts.train.of_classes(held_out))
+    return checked(Splits(parts.train.of_classes(kept), val, parts.test))

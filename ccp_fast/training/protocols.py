@@ -23,7 +23,7 @@ import torch
 
 from ccp_fast.training import environment, trainer
 from ccp_fast.training.config import Config, with_settings
-from ccp_fast.training.datasets import load_splits
+from ccp_fast.training.datasets import load_parts
 from ccp_fast.training.display import Display
 from ccp_fast.training.export import load_model
 from ccp_fast.training.folds import splits_of
@@ -112,7 +112,7 @@ def _together(config: Config, summaries: list[Summary]) -> Summary:
 
 def _test(whole: RunFolder) -> dict[str, Any]:
     """Metrics of the test classes: of each network, their mean, and of all together."""
-    test = load_splits(whole.config).test
+    test = load_parts(whole.config.data).test
     each = [measure_model(load_model(folder), test, whole.config) for folder in whole.networks()]
     return {
         "test": measure_model(load_model(whole.path), test, whole.config),  # concatenated

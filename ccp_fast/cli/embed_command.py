@@ -1,0 +1,54 @@
+"""`ccp-train embed`: images in, vectors out."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from ccp_fast.cli.errors import one_sentence
+from ccp_fast.data.folders import SUFFIXES
+from ccp_fast.data.image_files import ImageFiles
+from ccp_fast.training.errors import UserError
+from ccp_fast.training.export import load_model
+from ccp_fast.training.files import write_atomically
+
+
+def embed(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or a best.safetensors.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
+    out: Annotated[Path, typer.Option(help="File for the vectors, in NumPy's format.")] = Path("vectors.npy"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+) -> None:
+    """Vectors [n, dim] in float32, to be compared by Euclidean distance; with the path of each row in a .txt beside."""
+    with one_sentence():
+        paths = [str(path) for path in _files(images)]
+        model = load_model(run, device)
+        labels = torch.zeros(len(paths), dtype=torch.int64)
+        vectors = model.embed(ImageFiles(Path(), tuple(paths), labels, ("",)))
+        file = io.BytesIO()
+        np.save(file, vectors.cpu().numpy())
+        write_atomically(out, file.getvalue())
+        write_atomically(out.with_suffix(".txt"), "".join(f"{path}\n" for path in paths))
+        print(f"{out}: {vectors.shape[0]} vectors of {vectors.shape[1]} dimensions")
+
+
+def _files(given: list[Path]) -> list[Path]:
+    """Files as they are given, and those in folders by name. UserError for a path that is neither, or no image."""
+    found = []
+    for path in given:
+        if path.is_dir():
+            inside = [Path(parent, name) for parent, _, names in os.walk(path) for name in names]
+            found += sorted(file for file in inside if file.suffix.lower() in SUFFIXES)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError(f"images: {path} is neither a file nor a folder")
+    if not found:
+        raise UserError(f"images: expected {', '.join(SUFFIXES)} in {', '.join(map(str, given))}, got none")
+    return found
