@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import image_trees
 import pytest
 import tiny_training
 import torch
@@ -14,14 +15,16 @@ from training_runs import QUIET, check_page, tiny_data, without_times  # noqa: F
 pytest.importorskip("safetensors")
 
 from torch.nn.functional import normalize as unit
+from typer.testing import CliRunner
 
+from ccp_fast.cli.train_command import app
 from ccp_fast.evaluation import retrieval
-from ccp_fast.training import load_model, measure, protocols, trainer
+from ccp_fast.training import compare, load_model, measure, protocols, trainer
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.learner import Learner
-from ccp_fast.training.report import write_run_report
+from ccp_fast.training.report import write_comparison_report, write_run_report
 from ccp_fast.training.run_folder import RunFolder
 
 REALITY = ["protocol.name=reality-check", "protocol.networks=3", "steps=8"]
@@ -162,10 +165,12 @@ def test_it_goes_on_where_it_was_stopped(
 
 def test_networks_that_differ_in_their_seed_alone(tmp_path: Path) -> None:
     summary = protocols.train(
-        tiny_training.config("protocol.networks=2", "steps=4", "method=plain"), tmp_path / "run", QUIET
+        tiny_training.config("protocol.networks=2", "steps=4", "method=plain", "seed=3"),
+        tmp_path / "run",
+        QUIET,
     )
     configs = [RunFolder.open(folder).config for folder in RunFolder.open(tmp_path / "run").networks()]
-    assert [c.seed for c in configs] == [0, 1]
+    assert [c.seed for c in configs] == [6, 7]
     assert summary["steps"] == 8
     vectors = load_model(tmp_path / "run").embed(tiny_training.images("test"))
     assert not torch.allclose(vectors[:, :8], vectors[:, 8:])
@@ -182,6 +187,19 @@ def test_conventional_reports_the_last_step(tmp_path: Path, monkeypatch: pytest.
         config = tiny_training.config(f"protocol.name={name}", "steps=12")
         summary = protocols.train(config, tmp_path / name, QUIET)
         assert summary["best_step"] == step
+
+
+def test_a_comparison_under_a_protocol(tmp_path: Path) -> None:
+    base = tiny_training.config(*REALITY, "steps=4", "threads=1")
+    experiment = compare.Experiment(tmp_path, base, ["c2"], ["plain", "ccp"], [0, 1])
+    experiment.run(lambda config, path: protocols.train(config, path, QUIET), 1, lambda _: None)
+    assert [row["test_map_at_r"] for row in experiment.rows()] == [
+        summary_of(experiment.folder(cell))["test"]["map_at_r"] for cell in experiment.cells(timed=False)
+    ]
+    experiment.write_tables()
+    page = write_comparison_report(experiment).read_text()
+    check_page(page)
+    assert page.count("full CCP</text>") == 2  # at the dots and in the legend of the curves
 
 
 def test_the_report_of_several_networks(finished: Path) -> None:
@@ -229,6 +247,45 @@ def test_an_unfinished_run_gives_its_best_so_far(tmp_path: Path, monkeypatch: py
     model = load_model(run.path)
     for name, value in learner.network.state_dict().items():
         assert torch.equal(model.networks[0].state_dict()[name], value)
+
+
+def test_a_pretrained_kind_of_network_on_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a practitioner starts it, by the command, stopped and gone on with."""
+    root = image_trees.sop(tmp_path / "sop", classes=16, samples=4)
+    settings = ["threads=1", "steps=4", "evaluation.every=2", "batch.classes=2", "batch.samples=2"]
+    settings += ["ccp.proxies_per_class=2", "ccp.pool_size=4", "ccp.project_every=2", "data.counts=any"]
+    settings += [
+        "model.name=efficientnet-lite0",
+        "model.weights=random",
+        "model.image_size=32",
+        "model.dim=8",
+    ]
+    settings += [
+        "model.frozen_norms=true",
+        "compute.precision=bf16",
+        "optimizer.clip_norm=10",
+        "data.workers=0",
+    ]
+    settings += ["protocol.name=reality-check", "protocol.networks=2", "evaluation.nmi=false"]
+    given = [part for setting in settings for part in ("--set", setting)]
+    command = ["--data", "sop", "--data-root", str(root), *given, "--resume", "auto", "--out"]
+
+    def run(name: str) -> Any:
+        return CliRunner().invoke(app, [*command, str(tmp_path / name)])
+
+    step = Learner.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train_step", lambda one: step(one) if one.step < 3 else 1 / 0)
+        assert isinstance(run("broken").exception, ZeroDivisionError)
+    for name in ("broken", "unbroken"):
+        result = run(name)
+        assert result.exit_code == 0, result.output
+        assert re.search(r"unseen classes, 2 networks concatenated: MAP@R [01]\.\d{4}", result.stdout)
+    summaries = [without_times(summary_of(tmp_path / name)) for name in ("broken", "unbroken")]
+    assert summaries[0] == summaries[1]
+    page = (tmp_path / "broken" / "report.html").read_text()
+    check_page(page)
+    assert "R@1000" in page
 
 
 def test_what_is_no_model_is_told(tmp_path: Path) -> None:

@@ -81,18 +81,9 @@ def load_model(path: str | Path, device: str = "cpu") -> EmbeddingModel:
     Raises UserError for a path that is neither, or a damaged file.
     """
     path = Path(path)
-    parts = _parts(path)
+    parts = RunFolder.open(path).networks() if path.is_dir() else [path]
     loaded = [_network(part, device) for part in parts]
     return EmbeddingModel([network for network, _ in loaded], loaded[0][1])
-
-
-def _parts(path: Path) -> list[Path]:
-    """A file or the folder of a run, or those of all networks of one."""
-    if path.is_dir():
-        run = RunFolder.open(path)
-        if run.config.protocol.is_whole:
-            return run.networks()
-    return [path]
 
 
 def _network(path: Path, device: str) -> tuple[Network, Config]:

@@ -69,7 +69,9 @@ def train_or_resume(config: Config, path: Path, display: Display) -> Summary:
 
 
 def _config_of(config: Config, network: int) -> Config:
-    return with_settings(config, protocol__network=network, seed=config.seed + network)
+    """Runs of different seeds have no seed of a network in common."""
+    seed = config.seed * config.protocol.count + network
+    return with_settings(config, protocol__network=network, seed=seed)
 
 
 def _train_all(whole: RunFolder, display: Display) -> Summary:

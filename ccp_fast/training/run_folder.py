@@ -144,7 +144,9 @@ class RunFolder:
         return _step_of(checkpoints[-1]) if checkpoints else None
 
     def networks(self) -> list[Path]:
-        """Folders of the runs of a protocol that trains several networks."""
+        """Folders of the networks that this run trains: of several each has its own, one is here."""
+        if not self.config.protocol.is_whole:
+            return [self.path]
         return [self.path / f"network-{i}" for i in range(self.config.protocol.count)]
 
     def at(self, step: int) -> Checkpoint:

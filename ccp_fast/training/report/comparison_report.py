@@ -14,6 +14,7 @@ from ccp_fast.training.metrics import Row, read_rows
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.report.page import render
 from ccp_fast.training.report.svg import ACCENT, FAINT, SECOND, THIRD, drawing
+from ccp_fast.training.run_folder import RunFolder
 
 _COLOURS = [FAINT, THIRD, "#b05cc6", ACCENT, "#c9a227", SECOND, "#c44e52"]
 
@@ -89,7 +90,8 @@ def _curves(experiment: Experiment, loss: str) -> Markup:
     with drawing(f"curves-{loss}") as d:
         ax = d.axes[0]
         for name, colour in zip(experiment.columns, _COLOURS, strict=False):
-            folders = [experiment.folder(Cell(loss, name, seed)) for seed in experiment.seeds]
+            cells = [experiment.folder(Cell(loss, name, seed)) for seed in experiment.seeds]
+            folders = [f for cell in cells if cell.exists() for f in RunFolder.open(cell).networks()]
             runs = [rows for folder in folders if (rows := read_rows(folder / "metrics.jsonl"))]
             if runs:
                 steps, values = _aligned(runs)
