@@ -30,12 +30,25 @@ from ccp_fast.training.model import build_network
 
 
 class Products(Dataset[tuple[Tensor, int]]):
-    """The images that a list of the data set names: lines of "image_id class_id super_class_id path", and a header."""
+    """The images that a list of the data set names: lines of "image_id class_id super_class_id path", and a header.
 
-    def __init__(self, root: Path, file: str, wanted: NetworkInput, *, augment: bool = False) -> None:
+    classes: those to keep of 0 .. C-1, and what numbers them anew; None: all.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        file: str,
+        wanted: NetworkInput,
+        *,
+        classes: Tensor | None = None,
+        augment: bool = False,
+    ) -> None:
         rows = [line.split() for line in (root / file).read_text().splitlines()[1:]]
-        self.paths = [root / row[3] for row in rows]
-        self.labels = torch.tensor([int(row[1]) for row in rows]).unique(return_inverse=True)[1]
+        labels = torch.tensor([int(row[1]) for row in rows]).unique(return_inverse=True)[1]
+        kept = torch.isin(labels, labels if classes is None else classes).nonzero().squeeze(1)
+        self.paths = [root / rows[i][3] for i in kept.tolist()]
+        self.labels = labels[kept].unique(return_inverse=True)[1]
         self.wanted, self.augment = wanted, augment
 
     def __len__(self) -> int:
@@ -73,12 +86,6 @@ def shorter_side(image: Image.Image, side: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def classes(dataset: Products, wanted: Tensor) -> tuple[Subset[tuple[Tensor, int]], Tensor]:
-    """The images of some classes, and their labels."""
-    rows = torch.isin(dataset.labels, wanted).nonzero().squeeze(1)
-    return Subset(dataset, rows.tolist()), dataset.labels[rows].unique(return_inverse=True)[1]
-
-
 @torch.no_grad()
 def embed(network: nn.Module, images: Dataset[tuple[Tensor, int]], workers: int) -> Tensor:
     """All images in their order to [n, dim]."""
@@ -88,97 +95,81 @@ def embed(network: nn.Module, images: Dataset[tuple[Tensor, int]], workers: int)
     return torch.cat(vectors)
 
 
+def measure(network: nn.Module, images: Products, workers: int) -> dict[str, float]:
+    """Retrieval among the images, with distances as the loss sees them."""
+    vectors, metrics = embed(network, images, workers).cpu(), ("map_at_r", "r_precision", "recall_at_k")
+    return retrieval(vectors, images.labels, metrics=metrics, ks=(1, 10, 100, 1000), normalize="ball")
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Of the command line; None: of this process."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("root", type=Path, help="folder with Ebay_train.txt, Ebay_test.txt and the images")
+    add("--network", default="efficientnet-lite0", help="or bn-inception, timm:resnet50, ...")
+    add("--weights", default="default", help="a file, instead of those the network comes with")
+    add("--image-size", type=int)
+    add("--device", default="cpu")
+    add("--steps", type=int, default=100_000, help="at most; it ends by itself when nothing is gained")
+    add("--evaluate-every", type=int, default=250)
+    add("--held-out", type=float, default=0.1, help="share of the training classes to validate on")
+    add("--batch-classes", type=int, default=8)
+    add("--workers", type=int, default=8)
+    add("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train, and return the metrics of the test classes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path, help="folder with Ebay_train.txt, Ebay_test.txt and the images")
-    parser.add_argument("--network", default="efficientnet-lite0", help="or bn-inception, timm:resnet50, ...")
-    parser.add_argument(
-        "--weights", default="default", help="a file instead of those that the network comes with"
-    )
-    parser.add_argument("--image-size", type=int, default=None)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--steps", type=int, default=100_000, help="at most; it ends by itself when nothing is gained"
-    )
-    parser.add_argument("--evaluate-every", type=int, default=250)
-    parser.add_argument(
-        "--held-out", type=float, default=0.1, help="share of the training classes to validate on"
-    )
-    parser.add_argument("--batch-classes", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    args = arguments(argv)
     torch.manual_seed(args.seed)
     random.seed(args.seed)
-
-    network = build_network(
-        ModelConfig(
-            name=args.network, weights=args.weights, image_size=args.image_size, dim=128, frozen_norms=True
-        )
-    ).to(args.device)
-
-    # Classes are split, not images: what counts is how the network does on classes it has never seen.
-    augmented = Products(args.root, "Ebay_train.txt", network.input, augment=True)
-    plain = Products(args.root, "Ebay_train.txt", network.input)
-    order = torch.randperm(int(plain.labels.max()) + 1)
-    held_out = max(2, round(args.held_out * len(order)))
-    val, val_labels = classes(plain, order[:held_out])
-    train, labels = classes(augmented, order[held_out:])
-    train_plain, _ = classes(plain, order[held_out:])
-    num_classes = len(order) - held_out
-
-    # The loss owns four proxies for each class; `ccp` chooses them from pools of seven embeddings by k-center, begins
-    # a new sub-problem after three evaluations without gain, and keeps the network near its last solution.
-    loss = ContrastiveLoss(
-        num_classes=num_classes, dim=128, proxies_per_class=4, pos_margin=0.2858, neg_margin=0.5130
-    ).to(args.device)
-    weights = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(
-        [*weights, *loss.parameters()], lr=1e-5, betas=(0.9, 0.99), weight_decay=1e-4
+    model = ModelConfig(
+        name=args.network, weights=args.weights, image_size=args.image_size, dim=128, frozen_norms=True
     )
+    network = build_network(model).to(args.device)
+
+    # Classes are held out, not images: what counts is how the network does on classes it has never seen.
+    order = torch.randperm(int(Products(args.root, "Ebay_train.txt", network.input).labels.max()) + 1)
+    kept, held_out = order.tensor_split([-max(2, round(args.held_out * len(order)))])
+    train = Products(args.root, "Ebay_train.txt", network.input, classes=kept, augment=True)
+    plain = Products(args.root, "Ebay_train.txt", network.input, classes=kept)
+    val = Products(args.root, "Ebay_train.txt", network.input, classes=held_out)
+    test = Products(args.root, "Ebay_test.txt", network.input)
+
+    # The loss owns four proxies for each class. `ccp` chooses them by k-center from pools of seven embeddings, begins
+    # a new sub-problem after three evaluations without gain, and keeps the network near its last solution.
+    margins = {"pos_margin": 0.2858, "neg_margin": 0.5130}
+    loss = ContrastiveLoss(num_classes=len(kept), dim=128, proxies_per_class=4, **margins).to(args.device)
+    weights = {"params": [p for p in network.parameters() if p.requires_grad], "weight_decay": 1e-4}
+    optimizer = torch.optim.Adam([weights, {"params": loss.parameters()}], lr=1e-5, betas=(0.9, 0.99))
     ccp = AlternatingProjections(network, loss, pool_size=7, lam=2e-4, patience=3, stop_patience=60)
     ccp.attach(optimizer)
+    pools = ClassPoolSampler(train.labels, pool_size=7, seed=args.seed)
 
     def embedded_pool(k: int) -> EmbeddedPool:
-        pool = pools.pool(k)
-        return EmbeddedPool(
-            embed(network, Subset(train_plain, pool.indices.tolist()), args.workers), pool.offsets
-        )
+        indices, offsets = pools.pool(k)
+        return EmbeddedPool(embed(network, Subset(plain, indices.tolist()), args.workers), offsets)
 
-    sampler = MPerClassSampler(labels, args.batch_classes, samples_per_class=4, seed=args.seed)
-    pools = ClassPoolSampler(labels, pool_size=7, seed=args.seed)
+    sampler = MPerClassSampler(train.labels, args.batch_classes, samples_per_class=4, seed=args.seed)
     batches = iter(DataLoader(train, batch_sampler=sampler, num_workers=args.workers))
-    for step in range(args.steps):
+    for step in range(1, args.steps + 1):
         if ccp.due:
             ccp.project(embedded_pool)
-        images, _ = next(batches)
-        batch_labels = labels[
-            torch.tensor(sampler.batch(step))
-        ]  # batch number `step` is a function of that alone
-        value = ccp.loss(network(images), batch_labels.to(args.device))
+        images, labels = next(batches)
+        value = ccp.loss(network(images), labels.to(args.device))
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if (step + 1) % args.evaluate_every == 0:
-            vectors = embed(network, val, args.workers).cpu()
-            metric = retrieval(vectors, val_labels, metrics=("map_at_r",), normalize="ball")["map_at_r"]
-            print(
-                f"step {step + 1}  sub-problem {ccp.subproblem}  loss {value:.4f}  MAP@R held out {metric:.4f}"
-            )
+        if step % args.evaluate_every == 0:
+            metric = measure(network, val, args.workers)["map_at_r"]
+            print(f"step {step}  sub-problem {ccp.subproblem}  loss {value:.4f}  MAP@R held out {metric:.4f}")
             if ccp.update(metric) == "finished":
                 break
 
     if ccp.best_metric is not None:
         ccp.restore_best()
-    test = Products(args.root, "Ebay_test.txt", network.input)
-    result = retrieval(
-        embed(network, test, args.workers).cpu(),
-        test.labels,
-        metrics=("map_at_r", "r_precision", "recall_at_k"),
-        ks=(1, 10, 100, 1000),
-        normalize="ball",
-    )
+    result = measure(network, test, args.workers)
     print("  ".join(f"{name} {value:.4f}" for name, value in result.items()))
     return result
 

@@ -249,6 +249,7 @@ def test_an_unfinished_run_gives_its_best_so_far(tmp_path: Path, monkeypatch: py
         assert torch.equal(model.networks[0].state_dict()[name], value)
 
 
+@pytest.mark.slow
 def test_a_pretrained_kind_of_network_on_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a practitioner starts it, by the command, stopped and gone on with."""
     root = image_trees.sop(tmp_path / "sop", classes=16, samples=4)
