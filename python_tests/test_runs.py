@@ -294,11 +294,13 @@ def test_a_logger_that_fails_is_left_out_and_the_run_goes_on(
         made.append(Recorder(*arguments))
         return made[-1]
 
+    (tmp_path / "wandb.py").touch()  # as if it were installed
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(LOGGERS, "wandb", Broken)
     monkeypatch.setitem(LOGGERS, "tensorboard", recorder)
     with caplog.at_level(logging.WARNING):
         protocols.train(tiny_training.config("loggers=[wandb, tensorboard]"), tmp_path / "run", QUIET)
-    assert caplog.text.count("Broken is left out from here on: no route to host") == 1
+    assert caplog.text.count("logger wandb is left out from here on: no route to host") == 1
     (seen,) = made
     assert seen.closed
     groups = [group for group, _ in seen.rows]
@@ -335,4 +337,16 @@ def test_weights_and_biases_gets_what_it_asks_for(monkeypatch: pytest.MonkeyPatc
 def test_without_wandb_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"loggers: wandb is not installed: pip install 'ccp-fast\[wandb\]'"):
-        Loggers(tmp_path, tiny_training.config("loggers=[wandb]"), 1)
+        protocols.train(tiny_training.config("loggers=[wandb]"), tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_logger_that_cannot_begin_is_left_out_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_training.config("steps=4"), {})
+    (run.path / "tensorboard").write_text("in its way")
+    with caplog.at_level(logging.WARNING):
+        protocols.resume(run.path, QUIET)
+    assert "logger tensorboard is left out from here on: " in caplog.text
+    assert run.summary is not None

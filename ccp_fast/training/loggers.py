@@ -6,9 +6,11 @@ Another logger is a class with `write` and `close`, its line in `LOGGERS` and it
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -53,10 +55,8 @@ class WeightsAndBiases:
     """A run of the project `ccp-fast`, kept in RUN/wandb; sent only where WANDB_MODE says online."""
 
     def __init__(self, folder: Path, config: Config, first_step: int) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("loggers: wandb is not installed: pip install 'ccp-fast[wandb]'") from None
+        import wandb
+
         self._run = wandb.init(
             project="ccp-fast",
             name=folder.name,
@@ -85,27 +85,40 @@ LOGGERS: dict[str, Callable[[Path, Config, int], Logger]] = {
 }
 
 
+def check_loggers(config: Config) -> None:
+    """UserError for a logger whose package is not installed."""
+    if "wandb" in config.loggers and importlib.util.find_spec("wandb") is None:
+        raise UserError("loggers: wandb is not installed: pip install 'ccp-fast[wandb]'")
+
+
 class Loggers:
     """All that a run asks for."""
 
     def __init__(self, folder: Path, config: Config, first_step: int) -> None:
-        self._loggers: list[Logger] = [LOGGERS[name](folder, config, first_step) for name in config.loggers]
+        self._loggers: dict[str, Logger] = {}
+        for name in config.loggers:
+            with self._or_without(name):
+                self._loggers[name] = LOGGERS[name](folder, config, first_step)
 
     def write(self, row: Row, group: str) -> None:
         """To each."""
-        self._each(lambda logger: logger.write(row, group), self._loggers)
+        for name, logger in list(self._loggers.items()):
+            with self._or_without(name):
+                logger.write(row, group)
 
     def close(self) -> None:
         """Each."""
-        self._each(lambda logger: logger.close(), self._loggers)
+        for name, logger in list(self._loggers.items()):
+            with self._or_without(name):
+                logger.close()
 
-    def _each(self, act: Callable[[Logger], None], loggers: Iterable[Logger]) -> None:
-        for logger in list(loggers):
-            try:
-                act(logger)
-            except Exception as error:  # whatever it is: a run of days must not end by it
-                log.warning("%s is left out from here on: %s", type(logger).__name__, error)
-                self._loggers.remove(logger)
+    @contextmanager
+    def _or_without(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever it is: a run of days must not end by it
+            log.warning("logger %s is left out from here on: %s", name, error)
+            self._loggers.pop(name, None)
 
 
 def _numbers(row: Row) -> dict[str, float]:

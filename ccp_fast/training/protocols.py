@@ -26,9 +26,7 @@ from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.datasets import load_parts
 from ccp_fast.training.display import Display
 from ccp_fast.training.export import load_model
-from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted
-from ccp_fast.training.learner import Learner
 from ccp_fast.training.measure import measure_model
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.trainer import Summary
@@ -42,8 +40,7 @@ def train(config: Config, path: Path, display: Display) -> Summary:
     if not config.protocol.is_whole:
         return trainer.train(config, path, display)
     config = with_settings(config, threads=config.threads or torch.get_num_threads())
-    first = _config_of(config, 0)
-    Learner(first, splits_of(first).train)  # what is wrong with the settings shows before a folder is made
+    trainer.checked_splits(_config_of(config, 0))
     whole = RunFolder.create(path, config, environment.describe(config.threads or 1))
     with whole.lock():
         return _train_all(whole, display)

@@ -19,7 +19,7 @@ from ccp_fast.training.export import NAME, export
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted, StopRequest
 from ccp_fast.training.learner import Learner
-from ccp_fast.training.loggers import Loggers
+from ccp_fast.training.loggers import Loggers, check_loggers
 from ccp_fast.training.measure import final_metrics, measure, recall_at
 from ccp_fast.training.metrics import MetricLog
 from ccp_fast.training.run_folder import RunFolder
@@ -35,11 +35,18 @@ def train(config: Config, path: Path, display: Display) -> Summary:
     Raises UserError for a folder that exists or settings that do not fit the data, Interrupted after Ctrl-C.
     """
     config = with_settings(config, threads=config.threads or torch.get_num_threads())
-    splits = splits_of(config)
-    Learner(config, splits.train)  # what is wrong with the settings shows before a folder is made
+    splits = checked_splits(config)
     run = RunFolder.create(path, config, environment.describe(config.threads or 1))
     with run.lock():
         return Trainer(run, splits, display).run_to_the_end()
+
+
+def checked_splits(config: Config) -> Splits:
+    """The splits of a run; what is wrong with its settings shows here, before a folder is made. UserError."""
+    check_loggers(config)
+    splits = splits_of(config)
+    Learner(config, splits.train)
+    return splits
 
 
 def resume(path: Path, display: Display) -> Summary:
