@@ -136,13 +136,11 @@ def command(
                 display,
             )
         else:
-            start = protocols.train
-            path = out or numbered(RUNS, run_name(base))
+            name, start = run_name(base), protocols.train
+            path = out or numbered(RUNS, name)
             if resume == AUTO:
-                start, path = (
-                    protocols.train_or_resume,
-                    out or last_unfinished(RUNS, base, run_name(base)) or path,
-                )
+                start = protocols.train_or_resume
+                path = out or last_unfinished(RUNS, base, name) or path
             _finish(path, start(base, path, display), display)
 
 

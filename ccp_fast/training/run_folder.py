@@ -79,7 +79,7 @@ class RunFolder:
         constant = config.method == "plain" and config.optimizer.schedule == "constant"
         if not constant or config.protocol.is_whole or steps < config.steps:
             raise UserError(
-                f"{finished.path} cannot be prolonged: only a plain run of one network at a constant rate can"
+                f"{finished.path} cannot be prolonged: only a plain run at a constant rate, of one network, can"
             )
         made = cls.create(
             path, with_settings(config, steps=steps), finished.read_json("environment.json") or {}

@@ -69,12 +69,10 @@ class Trainer:
     def __init__(self, run: RunFolder, splits: Splits, display: Display, *, pretrained: bool = True) -> None:
         self.run, self.config, self.splits, self.display = run, run.config, splits, display
         torch.set_num_threads(self.config.threads or torch.get_num_threads())
-        on_gpu = self.config.compute.device != "cpu"
         # As use_deterministic_algorithms(True), without its import of the whole inductor, and without filling
         # new memory with NaN, which helps to debug and costs time.
-        torch.set_deterministic_debug_mode(
-            "warn" if on_gpu else "error"
-        )  # max-pooling there has no such backward
+        # On a GPU max-pooling has no such gradient.
+        torch.set_deterministic_debug_mode("error" if self.config.compute.device == "cpu" else "warn")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.learner = Learner(self.config, splits.train, pretrained=pretrained)
         seen = range(min(self.config.evaluation.train_classes, splits.train.num_classes))
