@@ -167,7 +167,7 @@ def broken_files() -> Iterator[tuple[str, bytes | None, str]]:
     yield "absent.pth", None, "absent.pth is not there"
     yield "cut.safetensors", b"\x10\0\0\0\0\0\0\0{", "cut.safetensors cannot be read"
     yield "cut.pth", b"PK\x03\x04", "cut.pth cannot be read"
-    yield "code.pth", pickle.dumps(Boom()), "code.pth cannot be read"
+    yield "code.pth", pickle.dumps(Boom(), protocol=2), "code.pth cannot be read"
 
 
 @pytest.mark.parametrize(("name", "content", "sentence"), list(broken_files()), ids=lambda x: str(x)[:12])

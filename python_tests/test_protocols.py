@@ -24,7 +24,7 @@ from ccp_fast.training.errors import UserError
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.learner import Learner
-from ccp_fast.training.report import write_comparison_report, write_run_report
+from ccp_fast.training.report import write_comparison_report, write_run_report, write_runs_report
 from ccp_fast.training.run_folder import RunFolder
 
 REALITY = ["protocol.name=reality-check", "protocol.networks=3", "steps=8"]
@@ -202,7 +202,7 @@ def test_a_comparison_under_a_protocol(tmp_path: Path) -> None:
     assert page.count("full CCP</text>") == 2  # at the dots and in the legend of the curves
 
 
-def test_the_report_of_several_networks(finished: Path) -> None:
+def test_the_report_of_several_networks(finished: Path, tmp_path: Path) -> None:
     page = write_run_report(RunFolder.open(finished)).read_text()
     check_page(page)
     summary = summary_of(finished)
@@ -211,6 +211,9 @@ def test_the_report_of_several_networks(finished: Path) -> None:
         assert re.search(rf"<td( class=.best.)?>{value:.4f}</td>", page)
     assert "3 networks, reality-check: each was taken at the step that was best on its\nfold" in page
     assert page.count("network-") >= 3
+    beside = write_runs_report([finished, finished / "network-1"], tmp_path / "a.html").read_text()
+    check_page(beside)
+    assert f"{summary['test']['map_at_r']:.4f}" in beside
     with pytest.raises(UserError, match="is one of several networks"):
         write_run_report(RunFolder.open(finished / "network-0"))
 

@@ -121,9 +121,11 @@ def _curve(key: str, text: str, names: Sequence[str], runs: Sequence[RunFolder])
     with drawing(f"runs-{key.replace('_', '-')}") as d:
         ax = d.axes[0]
         for i, (name, run) in enumerate(zip(names, runs, strict=True)):
-            steps, values = _column(read_rows(run.path / "metrics.jsonl"), key)
             style: Any = ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
-            ax.plot(steps, values, style, color=COLOURS[i % len(COLOURS)], label=name.lstrip("_"))
+            for k, folder in enumerate(run.networks()):
+                label = "_" if k else name.lstrip("_")  # matplotlib leaves out what begins with _
+                steps, values = _column(read_rows(folder / "metrics.jsonl"), key)
+                ax.plot(steps, values, style, color=COLOURS[i % len(COLOURS)], label=label)
         ax.set(title=text, xlabel="step")
         ax.legend(loc="best")
     return d.markup
