@@ -78,12 +78,13 @@ def commands() -> list[Any]:
 
 @needs_trainer
 @pytest.mark.parametrize("line", commands())
-def test_commands_are_understood(line: str) -> None:
+def test_commands_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.main import get_command
     from typer.testing import CliRunner
 
     from ccp_fast.cli.train_command import app
 
+    monkeypatch.chdir(DOCS.parent)
     arguments = shlex.split(line)[1:]
     group = get_command(app)
     if arguments and arguments[0] in group.commands:  # parsed, not run: there is no such run

@@ -46,6 +46,12 @@ def test_clipping_bounds_the_norm_of_all_gradients_with_the_proximal_term(method
     assert norms["clipped"] == pytest.approx([0.25] * 12, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["adam", "radam"])
+def test_betas_are_the_optimizers(name: str) -> None:
+    one = learner("optimizer.betas=[0.8, 0.99]", f"optimizer.name={name}")
+    assert {group["betas"] for group in one.optimizer.param_groups} == {(0.8, 0.99)}
+
+
 def test_the_average_is_exponential_and_is_what_is_evaluated() -> None:
     plain, averaged = learner("method=plain"), learner("method=plain", "optimizer.ema_decay=0.8")
     expected: dict[str, torch.Tensor] = {}

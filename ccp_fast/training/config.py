@@ -17,6 +17,7 @@ from ccp_fast.training.schedule import Schedule
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 LossName = Literal[
     "c1",
@@ -128,6 +129,7 @@ class OptimizerConfig(Section):
     name: Literal["adam", "radam"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Schedule = "constant"  # cosine: half a period, to 0; drop: to a tenth after 3/7 of the steps
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: Amount = 0.0  # of the network, not of the proxies
     proxies: Literal["same", "hundredfold"] = "same"  # at lr; or at 100·lr, and in the first epoch they alone
     proxy_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # times that preset's rate

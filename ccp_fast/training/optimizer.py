@@ -45,7 +45,9 @@ class Optimization:
         ]
         groups = [{**group, "base_lr": group["lr"]} for group in groups if group["params"]]
         self.optimizer: Optimizer = (
-            torch.optim.RAdam(groups) if c.name == "radam" else torch.optim.Adam(groups, fused=True)
+            torch.optim.RAdam(groups, betas=c.betas)
+            if c.name == "radam"
+            else torch.optim.Adam(groups, betas=c.betas, fused=True)
         )
 
     def attach_clipping(self) -> None:
