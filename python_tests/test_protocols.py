@@ -187,6 +187,9 @@ def test_conventional_reports_the_last_step(tmp_path: Path, monkeypatch: pytest.
         config = tiny_training.config(f"protocol.name={name}", "steps=12")
         summary = protocols.train(config, tmp_path / name, QUIET)
         assert summary["best_step"] == step
+    page = write_run_report(RunFolder.open(tmp_path / "conventional")).read_text()
+    assert "Reported is the last step" in page
+    assert "validation classes.</p>" not in page
 
 
 def test_a_comparison_under_a_protocol(tmp_path: Path) -> None:
