@@ -221,6 +221,16 @@ def test_the_report_of_several_networks(finished: Path, tmp_path: Path) -> None:
         write_run_report(RunFolder.open(finished / "network-0"))
 
 
+def test_all_networks_are_evaluated_together_on_classes_that_none_was_trained_on(finished: Path) -> None:
+    result = CliRunner().invoke(app, ["evaluate", str(finished)])
+    assert f"glyphs, test: MAP@R {summary_of(finished)['test']['map_at_r']:.4f}" in result.stdout
+    result = CliRunner().invoke(app, ["evaluate", str(finished), "--split", "val"])
+    assert result.exit_code == 2
+    assert "--split: expected test: the networks have other training classes, got val" in result.stderr
+    one = CliRunner().invoke(app, ["evaluate", str(finished / "network-2"), "--split", "val"])
+    assert f"MAP@R {summary_of(finished / 'network-2')['val']['map_at_r']:.4f}" in one.stdout
+
+
 def test_a_model_of_one_network_gives_vectors_as_they_are_compared(finished: Path) -> None:
     images = tiny_training.images("test")
     for path in (finished / "network-1", finished / "network-1" / "best.safetensors"):

@@ -12,6 +12,7 @@ import typer
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.data import EvaluationSet
 from ccp_fast.training.config import load_config
+from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.folds import splits_of
@@ -47,6 +48,10 @@ def evaluate(
             settings=settings or (), flags={"data.name": data, "data.root": data_root}, base=model.config
         )
         model.config = config
+        if split is not Split.test and len(model.networks) > 1 and config.protocol.name == "reality-check":
+            raise UserError(
+                f"--split: expected test: the networks have other training classes, got {split.value}"
+            )
         images = getattr(splits_of(config), split.value)
         images = images if isinstance(images, EvaluationSet) else EvaluationSet(images)
         metrics = measure_model(model, images, config)
