@@ -31,7 +31,7 @@ class Ccp(Method):
         self._pools = ClassPoolSampler(data.labels, c.pool_size, seed=config.seed)
         self.memory: ClassMemory | None = None
         if c.pool == "memory":
-            self.memory = ClassMemory(data.num_classes, c.pool_size, config.model.dim)
+            self.memory = ClassMemory(data.num_classes, c.pool_size, config.model.dim).to(self.device)
         self.ccp = AlternatingProjections(
             model,
             self.metric_loss,
