@@ -50,7 +50,8 @@ LOSSES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "margin_softmax_arcface": ("margin_softmax", {"scale": 24.0, "margin": 0.5, "kind": "arcface"}, ()),
     "soft_triple": ("soft_triple", {"scale": 20.0, "gamma": 0.1, "margin": 0.05}, ()),
 }
-KINDS = ("proxies", "proxies as rows", "labelled", "labelled as rows", "batch")
+KINDS = ("proxies", "proxies as rows", "labelled", "labelled as rows", "batch", "memory", "memory as rows")
+ONE_DTYPE = ("batch", "memory", "memory as rows")  # the anchors are among the references
 # Of the anchors and of the references.
 DTYPES = (
     (torch.float32, torch.float32),
@@ -122,6 +123,7 @@ class LossCase:
             "normalize": self.normalize,
             "reduction": self.reduction,
             "anchor": rows,
+            "exclude_self": self.kind.startswith("memory"),
         }
 
     def pairs(self) -> Pairs:
@@ -170,8 +172,14 @@ class LossCase:
 
         anchors = embeddings(self.dtypes[0], m)
         labels = torch.randint(0, c, (m,), generator=random)
-        if self.kind == "batch":  # a few of each class, or triplets would be too many to be clear of a margin
-            return Pairs(anchors, None, torch.randint(0, max(c, m // 2), (m,), generator=random), None)
+        if (
+            self.kind in ONE_DTYPE
+        ):  # a few of each class, or triplets would be too many to be clear of a margin
+            labels, others = (torch.randint(0, max(c, m // 2), (n,), generator=random) for n in (m, c * k))
+            if self.kind == "batch":
+                return Pairs(anchors, None, labels, None)
+            references = torch.cat([anchors, embeddings(self.dtypes[1], c * k)])
+            return Pairs(anchors, references, labels, torch.cat([labels, others]))
         if self.kind.startswith("proxies"):
             return Pairs(anchors, embeddings(self.dtypes[1], c, k), labels, None)
         # Any 64-bit numbers may be labels, and some are nobody else's.
@@ -213,7 +221,7 @@ def loss_cases() -> list[LossCase]:
     combinations = [
         (loss, kind, dtypes)
         for loss, kind, dtypes in itertools.product(LOSSES, KINDS, DTYPES)
-        if kind != "batch" or dtypes[0] == dtypes[1]
+        if kind not in ONE_DTYPE or dtypes[0] == dtypes[1]
     ]
     return [
         LossCase(
