@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import emulator
 import numpy as np
@@ -47,11 +47,11 @@ class Result(NamedTuple):
     grad_references: Tensor | None
 
 
-def emulate(
+def kernels_of(
     pairs: Pairs, settings: Settings, *, precise: bool = True, multiprocessors: int = 2, seed: int = 0,
-    sanitize: bool = False,
-) -> Result:  # fmt: skip
-    """The kernels' result."""
+    sanitize: bool = False, shared_bytes: int = 227 * 1024, missing_columns: int = 0,
+) -> Any:  # fmt: skip
+    """The launchers of a loss, told as the op tells them; so many missing columns come first and are not there."""
     module = emulator.load(sanitize=sanitize)
     module.set_seed(seed)
     anchors, references, labels, reference_labels, exclude_self = pairs
@@ -63,7 +63,7 @@ def emulate(
     else:
         others = (*_to_numpy(references), reference_labels.numpy(), 1)
     rows, columns = (others, samples) if settings.proxy_rows else (samples, others)
-    loss = module.SimilarityLoss(
+    return module.SimilarityLoss(
         *rows,
         *columns,
         settings.loss,
@@ -73,7 +73,15 @@ def emulate(
         references is None or exclude_self,
         precise,
         multiprocessors,
+        shared_bytes,
+        missing_columns,
     )
+
+
+def emulate(pairs: Pairs, settings: Settings, **options: Any) -> Result:
+    """The kernels' result, options as for `kernels_of`. Without shared memory each gradient has a pass of its own."""
+    loss = kernels_of(pairs, settings, **options)
+    anchors, references = pairs.anchors, pairs.references
     value, *_ = loss.forward()
     grad_rows, grad_columns = loss.backward(np.ones(len(value), np.float32), True, True)
     grad_samples, grad_others = (

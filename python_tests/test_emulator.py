@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import emulator
 import numpy as np
 import pytest
+import torch
 
 # "Matrix Fragments for mma.m16n8k8" in the PTX manual, .tf32: where element i of a lane's fragment lies.
 LANES = range(32)
@@ -44,6 +47,68 @@ def test_one_product_rounds_to_tf32_and_three_do_not() -> None:
     coarse, fine = (emulator.load().mma(a, b, d, precise)[0, 0] for precise in (False, True))
     assert coarse == 1 + 2**-10
     assert fine == pytest.approx(1 + 2**-11 + 2**-20, abs=2**-22)
+
+
+# "Matrix Fragments for mma.m16n8k16 with floating point type", .f16 and .bf16.
+def place_in_a16(lane: int, i: int) -> tuple[int, int]:
+    group, in_group = lane >> 2, lane % 4
+    row = group if 0 <= i < 2 or 4 <= i < 6 else group + 8
+    return row, in_group * 2 + (i & 1) + (8 if i >= 4 else 0)
+
+
+def place_in_b16(lane: int, i: int) -> tuple[int, int]:
+    group, in_group = lane >> 2, lane % 4
+    return in_group * 2 + (i & 1) + (8 if i >= 2 else 0), group
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mma_of_16_bits_follows_the_manual(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(-9, 10, shape, generator=generator) / 8 for shape in ((16, 16), (16, 8)))
+    d = torch.randint(-9, 10, (16, 8), generator=generator).float()
+
+    def lanes(x: torch.Tensor, place: Any, count: int) -> torch.Tensor:
+        return torch.stack([torch.stack([x[place(lane, i)] for i in range(count)]) for lane in LANES])
+
+    packed = [
+        lanes(x, *of).to(dtype).view(torch.uint16).numpy()
+        for x, of in ((a, (place_in_a16, 8)), (b, (place_in_b16, 4)))
+    ]
+    got = emulator.load().mma16(*packed, lanes(d, place_in_d, 4).numpy(), str(dtype).removeprefix("torch."))
+    assert (got == lanes(d + a @ b, place_in_d, 4).numpy()).all()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_ldmatrix_follows_the_manual(transposed: bool) -> None:
+    """Thread 4r + c has elements 2c and 2c + 1 of row r of each matrix; .trans: of column r."""
+    matrices = np.arange(4 * 8 * 8, dtype=np.uint16).reshape(4, 8, 8)
+    got = emulator.load().load_matrices(matrices, transposed).reshape(32, 4, 2)
+    seen = matrices.swapaxes(1, 2) if transposed else matrices
+    for lane in LANES:
+        assert got[lane].tolist() == seen[:, lane // 4, lane % 4 * 2 : lane % 4 * 2 + 2].tolist()
+
+
+def test_rows_in_the_same_banks_are_counted() -> None:
+    module = emulator.load()
+    loads, conflicts = module.matrix_loads(), module.matrix_conflicts()
+    module.load_matrices(np.zeros((4, 8, 8), np.uint16), False)  # rows one after the other: every bank once
+    assert (module.matrix_loads() - loads, module.matrix_conflicts() - conflicts) == (4, 0)
+    module.load_matrices(np.zeros((4, 8, 8), np.uint16), False, stride=32)
+    assert (module.matrix_loads() - loads, module.matrix_conflicts() - conflicts) == (8, 4)
+
+
+def test_what_a_gpu_traps_on_is_an_error() -> None:
+    module = emulator.load()
+    with pytest.raises(RuntimeError, match="ldmatrix: not 16 bytes of shared memory on a 16-byte boundary"):
+        module.load_matrices(np.zeros((4, 8, 8), np.uint16), False, misplaced=2)
+    with pytest.raises(RuntimeError, match="ldmatrix: not 16 bytes of shared memory"):
+        module.load_matrices(np.zeros((4, 8, 8), np.uint16), False, misplaced=16 * 33)
+    with pytest.raises(RuntimeError, match=r"cp\.async: not 16 bytes of shared memory on a 16-byte boundary"):
+        module.async_copy(np.zeros(4, np.float32), 16, misplaced=4)
+    with pytest.raises(RuntimeError, match=r"cp\.async: from no 16-byte boundary"):
+        module.async_copy(np.zeros(8, np.float32)[1:5], 16)
+    with pytest.raises(RuntimeError, match="CUDA refuses a launch of such a grid"):
+        module.no_blocks()
 
 
 @pytest.mark.parametrize("valid", [0, 4, 12, 16])

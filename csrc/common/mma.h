@@ -37,14 +37,16 @@ CCP_DEVICE float to_tf32(float x) {
 #endif
 }
 
-// Splits every number of a fragment into the two whose sum it is.
+// The two numbers whose sum a float is, for every number of a fragment.
 template <class Fragment>
-CCP_DEVICE void split(const Fragment& x, Fragment& large, Fragment& small) {
+CCP_DEVICE void round_to_tf32(const Fragment& x, Fragment& large) {
 #pragma unroll
-  for (int i = 0; i < int(sizeof(x.v) / sizeof(float)); ++i) {
-    large.v[i] = to_tf32(x.v[i]);
-    small.v[i] = to_tf32(x.v[i] - large.v[i]);
-  }
+  for (int i = 0; i < int(sizeof(x.v) / sizeof(float)); ++i) large.v[i] = to_tf32(x.v[i]);
+}
+template <class Fragment>
+CCP_DEVICE void remainder_of_tf32(const Fragment& x, const Fragment& large, Fragment& small) {
+#pragma unroll
+  for (int i = 0; i < int(sizeof(x.v) / sizeof(float)); ++i) small.v[i] = to_tf32(x.v[i] - large.v[i]);
 }
 
 #if defined(CCP_HOST_EMU)
@@ -96,15 +98,22 @@ CCP_DEVICE void mma(FragmentD (&d)[kM][kN], const FragmentA (&a)[kM], const Frag
 }
 
 // The same for any floats.
-template <Products products, int kM, int kN>
-CCP_DEVICE void multiply(FragmentD (&d)[kM][kN], const FragmentA (&a)[kM], const FragmentB (&b)[kN]) {
-  FragmentA large_a[kM], small_a[kM];
-  FragmentB large_b[kN], small_b[kN];
+template <int kM, int kN>
+CCP_DEVICE void multiply(Products products, FragmentD (&d)[kM][kN], const FragmentA (&a)[kM],
+                         const FragmentB (&b)[kN]) {
+  FragmentA large_a[kM];
+  FragmentB large_b[kN];
 #pragma unroll
-  for (int m = 0; m < kM; ++m) split(a[m], large_a[m], small_a[m]);
+  for (int m = 0; m < kM; ++m) round_to_tf32(a[m], large_a[m]);
 #pragma unroll
-  for (int n = 0; n < kN; ++n) split(b[n], large_b[n], small_b[n]);
+  for (int n = 0; n < kN; ++n) round_to_tf32(b[n], large_b[n]);
   if (products == Products::kThree) {  // the small terms first: they would drown in a large sum one by one
+    FragmentA small_a[kM];
+    FragmentB small_b[kN];
+#pragma unroll
+    for (int m = 0; m < kM; ++m) remainder_of_tf32(a[m], large_a[m], small_a[m]);
+#pragma unroll
+    for (int n = 0; n < kN; ++n) remainder_of_tf32(b[n], large_b[n], small_b[n]);
     mma(d, small_a, large_b);
     mma(d, large_a, small_b);
   }

@@ -128,6 +128,9 @@ inline T atomicMin(T* address, T value) {
 struct alignas(16) [[gnu::may_alias]] float4 {
   float x, y, z, w;
 };
+struct alignas(8) [[gnu::may_alias]] float2 {
+  float x, y;
+};
 struct alignas(8) uint2 {
   unsigned x, y;
 };

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <random>
 #include <set>
 #include <stdexcept>
+#include <utility>
 
 namespace ccp {
 namespace emu {
@@ -55,11 +57,13 @@ struct State {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<Warp> warps;
   std::vector<unsigned char> shared;
-  unsigned char* shared_begin = nullptr;
+  unsigned char *shared_begin = nullptr, *shared_end = nullptr;
   const std::function<void()>* kernel = nullptr;
   Fiber* current = nullptr;
+  std::exception_ptr failure;  // of a thread
   jmp_buf scheduler;
   ucontext_t scheduler_context;
+  int64_t last_blocks = 0, launches = 0, matrix_loads = 0, matrix_conflicts = 0;
 };
 
 State& state() {
@@ -73,7 +77,11 @@ std::string name_of(Site site) {
 }
 
 void run_kernel() {
-  (*state().kernel)();
+  try {
+    (*state().kernel)();
+  } catch (...) {  // may not leave this stack; the scheduler throws it again
+    state().failure = std::current_exception();
+  }
   state().current->waiting = Waiting::kDone;
   _longjmp(state().scheduler, 1);
 }
@@ -118,21 +126,40 @@ void release(size_t begin, size_t end) {
     if (state().fibers[i]->waiting != Waiting::kDone) state().fibers[i]->waiting = Waiting::kNot;
 }
 
+// The fibers begin .. end - 1 that can go on do, in a new order; false if there are none.
+bool run_ready(size_t begin, size_t end, std::vector<size_t>& order) {
+  State& s = state();
+  order.resize(end - begin);
+  for (size_t i = begin; i < end; ++i) order[i - begin] = i;
+  std::shuffle(order.begin(), order.end(), s.random);
+  bool went_on = false;
+  for (const size_t i : order) {
+    if (s.fibers[i]->waiting != Waiting::kNot) continue;
+    go_on(*s.fibers[i]);
+    if (s.failure) std::rethrow_exception(std::exchange(s.failure, nullptr));
+    went_on = true;
+  }
+  for (size_t first = begin; first < end; first += kLanes) {
+    const size_t last = std::min(first + kLanes, end);
+    if (all_wait(first, last, Waiting::kForWarp)) release(first, last);
+  }
+  return went_on;
+}
+
+// Either all warps go on together, or one after the other goes as far as it can: races of near and of far.
 void run_block(size_t threads) {
   State& s = state();
-  std::vector<size_t> order(threads);
-  for (size_t i = 0; i < threads; ++i) order[i] = i;
+  const bool apart = s.random() % 2;
+  std::vector<size_t> warps(threads / kLanes), order;
+  for (size_t i = 0; i < warps.size(); ++i) warps[i] = i;
   for (;;) {
-    std::shuffle(order.begin(), order.end(), s.random);
     bool went_on = false;
-    for (const size_t i : order) {
-      if (s.fibers[i]->waiting != Waiting::kNot) continue;
-      go_on(*s.fibers[i]);
-      went_on = true;
-    }
-    for (size_t begin = 0; begin < threads; begin += kLanes) {
-      const size_t end = std::min(begin + kLanes, threads);
-      if (all_wait(begin, end, Waiting::kForWarp)) release(begin, end);
+    if (apart) {
+      std::shuffle(warps.begin(), warps.end(), s.random);
+      for (const size_t warp : warps)
+        while (run_ready(warp * kLanes, (warp + 1) * kLanes, order)) went_on = true;
+    } else {
+      went_on = run_ready(0, threads, order);
     }
     if (all_wait(0, threads, Waiting::kForBlock)) release(0, threads);
     bool done = true, stuck = true;
@@ -168,15 +195,20 @@ unsigned char* shared_memory() { return state().shared_begin; }
 void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
   State& s = state();
   const size_t threads = size_t(block.x) * block.y * block.z, blocks = size_t(grid.x) * grid.y * grid.z;
+  if (threads == 0 || blocks == 0 || threads > 1024 || grid.y > 65535 || grid.z > 65535)
+    throw std::runtime_error("CUDA refuses a launch of such a grid");
   if (threads % kLanes) throw std::runtime_error("the emulator runs whole warps only");
   while (s.fibers.size() < threads) s.fibers.push_back(std::make_unique<Fiber>());
   s.warps.resize(threads / kLanes);
   s.shared.resize(shared_bytes + 128 + kGuard);
   const uintptr_t address = reinterpret_cast<uintptr_t>(s.shared.data());
   s.shared_begin = s.shared.data() + (128 - address % 128) % 128;
+  s.shared_end = s.shared_begin + shared_bytes;
   s.kernel = &kernel;
-  std::vector<size_t> order(blocks);
-  for (size_t i = 0; i < blocks; ++i) order[i] = i;
+  ++s.launches;
+  const size_t run = s.last_blocks > 0 ? std::min(blocks, size_t(s.last_blocks)) : blocks;
+  std::vector<size_t> order(run);
+  for (size_t i = 0; i < run; ++i) order[i] = blocks - run + i;
   std::shuffle(order.begin(), order.end(), s.random);
   for (const size_t b : order) {
     std::memset(s.shared.data(), kPoison, s.shared.size());
@@ -218,7 +250,25 @@ const unsigned char* exchange_bytes(const void* mine, size_t bytes) {
   return slots;
 }
 
+static void check_shared(const void* address, const char* what) {
+  const auto* byte = static_cast<const unsigned char*>(address);
+  if (reinterpret_cast<uintptr_t>(address) % 16 || byte < state().shared_begin || byte + 16 > state().shared_end)
+    throw std::runtime_error(std::string(what) + ": not 16 bytes of shared memory on a 16-byte boundary");
+}
+
+void check_matrix_row(const void* row) { check_shared(row, "ldmatrix"); }
+
+void count_conflicts(const void* const (&rows)[8]) {
+  State& s = state();
+  unsigned banks = 0;
+  for (const void* row : rows) banks |= 1u << reinterpret_cast<uintptr_t>(row) / 16 % 8;
+  ++s.matrix_loads;
+  s.matrix_conflicts += banks != 0xff;
+}
+
 void async_copy(void* to, const void* from, size_t bytes, size_t valid_bytes) {
+  check_shared(to, "cp.async");
+  if (reinterpret_cast<uintptr_t>(from) % 16) throw std::runtime_error("cp.async: from no 16-byte boundary");
   Copy copy{to, std::vector<unsigned char>(bytes, 0)};
   std::memcpy(copy.bytes.data(), from, valid_bytes);
   std::memset(to, kPoison, bytes);
@@ -247,6 +297,10 @@ std::vector<std::string> barriers_seen() {
 }
 void leave_out(const std::string& barrier) { state().left_out = barrier; }
 void forget_barriers() { state().seen.clear(); }
+void only_last_blocks(int64_t count) { state().last_blocks = count; }
+int64_t launches() { return state().launches; }
+int64_t matrix_loads() { return state().matrix_loads; }
+int64_t matrix_conflicts() { return state().matrix_conflicts; }
 
 }  // namespace emu
 }  // namespace ccp

@@ -1,6 +1,7 @@
 // Runs the threads of a block as fibers: one goes on until it meets a barrier, then another does. Which one is drawn
-// from a seed, as is the order of the blocks, and shared memory starts as NaN, so that a missing barrier, a race
-// between blocks or a read of memory never written gives wrong numbers for some seed.
+// from a seed, as are whether warps go on together or one by one, and the order of the blocks; and shared memory starts
+// as NaN, so that a missing barrier, a race between blocks or a read of memory never written gives wrong numbers for
+// some seed.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +32,8 @@ struct ThreadInfo {
 const ThreadInfo& thread();
 int lane();
 
-// Runs a kernel to its end. Throws std::runtime_error for a barrier that not all threads reach.
+// Runs a kernel to its end. Throws std::runtime_error for a barrier that not all threads reach, and for a grid that
+// CUDA would refuse.
 void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
 unsigned char* shared_memory();
 
@@ -54,7 +56,19 @@ auto exchange(const T& mine, const F& f) {
   });
 }
 
-// Asynchronous copies arrive only when they are waited for; until then the target holds NaN.
+// ldmatrix: what a GPU traps on, and which of the eight rows of a matrix lie in the same banks.
+void check_matrix_row(const void* row);
+void count_conflicts(const void* const (&rows)[8]);
+template <class Of>
+void count_matrix(const Of& of, int matrix) {
+  if (lane() != 0) return;
+  const void* rows[8];
+  for (int i = 0; i < 8; ++i) rows[i] = of(matrix * 8 + i);
+  count_conflicts(rows);
+}
+
+// Asynchronous copies arrive only when they are waited for; until then the target holds NaN. Both addresses have to lie
+// on 16-byte boundaries, and the target in shared memory.
 void async_copy(void* to, const void* from, size_t bytes, size_t valid_bytes);
 void async_commit();
 void async_wait(int groups_still_out);
@@ -64,6 +78,10 @@ void set_seed(uint64_t seed);
 std::vector<std::string> barriers_seen();    // "file:line" of every barrier met since the last reset
 void leave_out(const std::string& barrier);  // threads run through it; "" leaves out none
 void forget_barriers();
+void only_last_blocks(int64_t count);  // of every grid, the others never run; 0: all do
+int64_t launches();                    // since the start
+int64_t matrix_loads();                // 8×8 matrices that ldmatrix has loaded
+int64_t matrix_conflicts();            // of those, with rows in the same banks
 
 }  // namespace emu
 }  // namespace ccp

@@ -11,6 +11,10 @@ PYBIND11_MODULE(_emulator, m) {
   m.def("barriers_seen", &ccp::emu::barriers_seen, "file:line of every barrier met since forget_barriers().");
   m.def("forget_barriers", &ccp::emu::forget_barriers);
   m.def("leave_out", &ccp::emu::leave_out, "Threads run through this barrier from now on; '' for none.");
+  m.def("only_last_blocks", &ccp::emu::only_last_blocks, "So many blocks of every grid run from now on; 0: all.");
+  m.def("launches", &ccp::emu::launches, "Of kernels, since the module was loaded.");
+  m.def("matrix_loads", &ccp::emu::matrix_loads, "8×8 matrices that ldmatrix has loaded.");
+  m.def("matrix_conflicts", &ccp::emu::matrix_conflicts, "Of those, with rows in the same banks.");
   ccp::emu::bind_primitives(m);
   ccp::emu::bind_projection_grad(m);
   ccp::emu::bind_farthest_points(m);

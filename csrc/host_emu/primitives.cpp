@@ -2,8 +2,10 @@
 #include <pybind11/numpy.h>
 
 #include "common/async_copy.h"
-#include "common/mma.h"
+#include "common/ldmatrix.h"
+#include "common/mma16.h"
 #include "host_emu/bindings.h"
+#include "host_emu/names.h"
 
 namespace py = pybind11;
 
@@ -13,13 +15,13 @@ namespace emu {
 namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
+using Bits = py::array_t<uint16_t, py::array::c_style>;
 
-template <Products products>
-__global__ void multiply_fragments(const FragmentA* a, const FragmentB* b, FragmentD* d) {
+__global__ void multiply_fragments(Products products, const FragmentA* a, const FragmentB* b, FragmentD* d) {
   FragmentD sum[1][1] = {{d[threadIdx.x]}};
   const FragmentA left[1] = {a[threadIdx.x]};
   const FragmentB right[1] = {b[threadIdx.x]};
-  multiply<products>(sum, left, right);
+  multiply(products, sum, left, right);
   d[threadIdx.x] = sum[0][0];
 }
 
@@ -30,18 +32,60 @@ Floats mma_of_lanes(Floats a, Floats b, Floats d, bool precise) {
   const auto* left = reinterpret_cast<const FragmentA*>(a.data());
   const auto* right = reinterpret_cast<const FragmentB*>(b.data());
   auto* sum = reinterpret_cast<FragmentD*>(out.mutable_data());
-  if (precise)
-    CCP_LAUNCH(multiply_fragments<Products::kThree>, dim3(1), dim3(kWarp), 0, nullptr, left, right, sum);
-  else
-    CCP_LAUNCH(multiply_fragments<Products::kOne>, dim3(1), dim3(kWarp), 0, nullptr, left, right, sum);
+  CCP_LAUNCH(multiply_fragments, dim3(1), dim3(kWarp), 0, nullptr, precise ? Products::kThree : Products::kOne, left,
+             right, sum);
   return out;
 }
 
-__global__ void copy_and_look(const float* from, int valid_bytes, float* before, float* after) {
+template <Dtype dtype>
+__global__ void multiply_packed(const PackedA* a, const PackedB* b, FragmentD* d) {
+  FragmentD sum[1][1] = {{d[threadIdx.x]}};
+  const PackedA left[1] = {a[threadIdx.x]};
+  const PackedB right[1] = {b[threadIdx.x]};
+  mma16<dtype>(sum, left, right);
+  d[threadIdx.x] = sum[0][0];
+}
+
+// What 32 lanes hold, [32, 8] and [32, 4] 16-bit numbers as their bits, and [32, 4].
+Floats mma16_of_lanes(Bits a, Bits b, Floats d, const std::string& dtype) {
+  Floats out(std::vector<int64_t>{kWarp, 4});
+  std::copy_n(d.data(), kWarp * 4, out.mutable_data());
+  const auto* left = reinterpret_cast<const PackedA*>(a.data());
+  const auto* right = reinterpret_cast<const PackedB*>(b.data());
+  auto* sum = reinterpret_cast<FragmentD*>(out.mutable_data());
+  if (dtype_named(dtype) == Dtype::kBFloat16)
+    CCP_LAUNCH(multiply_packed<Dtype::kBFloat16>, dim3(1), dim3(kWarp), 0, nullptr, left, right, sum);
+  else
+    CCP_LAUNCH(multiply_packed<Dtype::kFloat16>, dim3(1), dim3(kWarp), 0, nullptr, left, right, sum);
+  return out;
+}
+
+template <bool transposed>
+__global__ void load_and_look(const uint16_t* matrices, int stride, int misplaced, FourMatrices* out) {
+  CCP_SHARED(bytes);
+  unsigned char* row = bytes + int(threadIdx.x) * stride;
+  std::memcpy(row, matrices + threadIdx.x * 8, 16);
+  __syncwarp();
+  out[threadIdx.x] = load_matrices<transposed>(row + misplaced);
+}
+
+// [4, 8, 8] 16-bit numbers as their bits, in rows `stride` bytes apart: what each lane gets, [32, 8].
+Bits matrices_of_lanes(Bits matrices, bool transposed, int stride, int misplaced) {
+  Bits out(std::vector<int64_t>{kWarp, 8});
+  auto* lanes = reinterpret_cast<FourMatrices*>(out.mutable_data());
+  const auto run = [&](auto kernel) {
+    CCP_LAUNCH(kernel, dim3(1), dim3(kWarp), size_t(kWarp * stride), nullptr, matrices.data(), stride, misplaced,
+               lanes);
+  };
+  transposed ? run(load_and_look<true>) : run(load_and_look<false>);
+  return out;
+}
+
+__global__ void copy_and_look(const float* from, int valid_bytes, int misplaced, float* before, float* after) {
   CCP_SHARED(bytes);
   float* shared = reinterpret_cast<float*>(bytes);
   if (threadIdx.x != 0) return;
-  copy_async_16(shared, from, valid_bytes);
+  copy_async_16(bytes + misplaced, from, valid_bytes);
   copy_async_commit();
   for (int i = 0; i < 4; ++i) before[i] = shared[i];
   copy_async_wait<0>();
@@ -49,10 +93,10 @@ __global__ void copy_and_look(const float* from, int valid_bytes, float* before,
 }
 
 // Shared memory seen before and after an asynchronous copy is waited for.
-py::tuple async_copy_seen(Floats from, int valid_bytes) {
+py::tuple async_copy_seen(Floats from, int valid_bytes, int misplaced) {
   Floats before(4), after(4);
-  CCP_LAUNCH(copy_and_look, dim3(1), dim3(kWarp), 16, nullptr, from.data(), valid_bytes, before.mutable_data(),
-             after.mutable_data());
+  CCP_LAUNCH(copy_and_look, dim3(1), dim3(kWarp), 16, nullptr, from.data(), valid_bytes, misplaced,
+             before.mutable_data(), after.mutable_data());
   return py::make_tuple(before, after);
 }
 
@@ -88,7 +132,11 @@ __global__ void write_behind() {
 
 void bind_primitives(py::module_& m) {
   m.def("mma", &mma_of_lanes, py::arg("a"), py::arg("b"), py::arg("d"), py::arg("precise"));
-  m.def("async_copy", &async_copy_seen, py::arg("source"), py::arg("valid_bytes"));
+  m.def("mma16", &mma16_of_lanes, py::arg("a"), py::arg("b"), py::arg("d"), py::arg("dtype"));
+  m.def("load_matrices", &matrices_of_lanes, py::arg("matrices"), py::arg("transposed"), py::arg("stride") = 16,
+        py::arg("misplaced") = 0);
+  m.def("no_blocks", [] { CCP_LAUNCH(wait_for_each_other, dim3(0), dim3(kWarp), 0, nullptr, ); });
+  m.def("async_copy", &async_copy_seen, py::arg("source"), py::arg("valid_bytes"), py::arg("misplaced") = 0);
   m.def("reversed", &reversed);
   m.def("overrun", [] { CCP_LAUNCH(write_behind, dim3(1), dim3(kWarp), kWarp - 1, nullptr, ); });
   m.def("deadlock", [] { CCP_LAUNCH(wait_for_each_other, dim3(1), dim3(2 * kWarp), 0, nullptr, ); });

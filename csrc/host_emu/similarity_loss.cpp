@@ -9,6 +9,8 @@
 
 #include "host_emu/bindings.h"
 #include "host_emu/names.h"
+#include "host_emu/scratch.h"
+#include "kernels/cuda/similarity_loss/finish.h"
 
 namespace py = pybind11;
 
@@ -33,6 +35,11 @@ Reduction reduction_by_name(const std::string& name) {
                                    {"none", Reduction::kNone}});
 }
 
+// Where memory would begin that has `bytes` more before it.
+void* before(const void* data, int64_t bytes) {
+  return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(data) - uintptr_t(bytes));
+}
+
 // Sixteen-bit numbers come as their bits.
 cuda::Side side_of(const py::array& items, const std::string& dtype, const std::optional<Labels>& labels,
                    int64_t group) {
@@ -41,35 +48,36 @@ cuda::Side side_of(const py::array& items, const std::string& dtype, const std::
   return {items.data(), type, items.shape(0), labels ? labels->data() : nullptr, group, 0};
 }
 
-// Whole blocks of poison: a kernel that counts on zeros in its scratch memory shows it.
-struct Scratch {
-  explicit Scratch(size_t bytes) : bytes(bytes + 256, 0xff) {}
-  void* data() { return bytes.data() + (256 - reinterpret_cast<uintptr_t>(bytes.data()) % 256) % 256; }
-  std::vector<unsigned char> bytes;
-};
-
 class EmulatedLoss {
  public:
   EmulatedLoss(py::array rows, const std::string& rows_dtype, std::optional<Labels> row_labels, int64_t row_group,
                py::array columns, const std::string& columns_dtype, std::optional<Labels> column_labels,
                int64_t column_group, const std::string& loss, std::vector<double> parameters,
                const std::string& normalize, const std::string& reduction, bool exclude_diagonal, bool precise,
-               int multiprocessors)
+               int multiprocessors, size_t shared_bytes, int64_t missing_columns)
       : rows_(rows),
         columns_(columns),
         row_labels_(row_labels),
         column_labels_(column_labels),
         parameters_(std::move(parameters)),
+        missing_columns_(missing_columns),
         reduction_(reduction_by_name(reduction)) {
     problem_.loss = loss_by_name(loss);
     problem_.parameters = parameters_.data();
     problem_.rows = side_of(rows_, rows_dtype, row_labels_, row_group);
     problem_.columns = side_of(columns_, columns_dtype, column_labels_, column_group);
     problem_.dim = rows_.shape(1);
+    // For addresses beyond 32 bits: the columns before those that are there are never looked at.
+    problem_.columns.data = before(columns_.data(), missing_columns * problem_.dim * columns_.itemsize());
+    problem_.columns.count += missing_columns;
+    if (missing_columns > 0)
+      problem_.columns.labels =
+          static_cast<const int64_t*>(before(problem_.columns.labels, missing_columns * int64_t(sizeof(int64_t))));
     problem_.normalize = normalize_named(normalize);
     problem_.exclude_diagonal = exclude_diagonal;
     problem_.products = precise ? Products::kThree : Products::kOne;
     problem_.multiprocessors = multiprocessors;
+    problem_.shared_bytes = shared_bytes;
     loss_ = py::array_t<float>(reduction_ == Reduction::kNone ? problem_.rows.count : 1);
     row_state_ = py::array_t<float>({int64_t(kSaved), problem_.rows.count});
     normalizer_ = py::array_t<double>(2);
@@ -80,24 +88,33 @@ class EmulatedLoss {
     list_positives();
     const cuda::Forward out{reduction_, loss_.mutable_data(), row_state_.mutable_data(), normalizer_.mutable_data(),
                             active_.mutable_data()};
-    Scratch scratch(cuda::forward_workspace_bytes(problem_));
+    GuardedScratch scratch(cuda::forward_workspace_bytes(problem_));
     cuda::similarity_loss_forward(problem_, out, scratch.data(), nullptr);
+    scratch.check();
     return py::make_tuple(loss_, row_state_, normalizer_, active_);
+  }
+
+  // What another's forward has found.
+  void continue_from(const EmulatedLoss& other) {
+    row_state_ = other.row_state_;
+    normalizer_ = other.normalizer_;
   }
 
   // Gradients like rows and columns; an empty array where not wanted.
   py::tuple backward(py::array_t<float, py::array::c_style> grad_loss, bool need_rows, bool need_columns) {
     list_positives();
     py::array rows = gradient_like(rows_, need_rows), columns = gradient_like(columns_, need_columns);
-    const cuda::Backward out{reduction_,
-                             grad_loss.data(),
-                             row_state_.data(),
-                             normalizer_.data(),
-                             active_.data(),
-                             need_rows ? rows.mutable_data() : nullptr,
-                             need_columns ? columns.mutable_data() : nullptr};
-    Scratch scratch(cuda::backward_workspace_bytes(problem_, out));
+    const cuda::Backward out{
+        reduction_,
+        grad_loss.data(),
+        row_state_.data(),
+        normalizer_.data(),
+        active_.data(),
+        need_rows ? rows.mutable_data() : nullptr,
+        need_columns ? before(columns.mutable_data(), missing_columns_ * problem_.dim * columns_.itemsize()) : nullptr};
+    GuardedScratch scratch(cuda::backward_workspace_bytes(problem_, out));
     cuda::similarity_loss_backward(problem_, out, scratch.data(), nullptr);
+    scratch.check();
     return py::make_tuple(rows, columns);
   }
 
@@ -125,6 +142,7 @@ class EmulatedLoss {
   py::array rows_, columns_;
   std::optional<Labels> row_labels_, column_labels_;
   std::vector<double> parameters_;
+  int64_t missing_columns_;
   Reduction reduction_;
   cuda::Problem problem_{};
   py::array_t<float> loss_, row_state_;
@@ -135,18 +153,29 @@ class EmulatedLoss {
   std::vector<int32_t> counters_;
 };
 
+// The positions of the flags that are set.
+Labels list_active(py::array_t<uint8_t, py::array::c_style> flags) {
+  const int64_t n = flags.size();
+  std::vector<int64_t> block_counts(size_t(cuda::list_blocks(n)), -1), chosen(size_t(n), -1);
+  int64_t count = -1;
+  cuda::launch_list_active(flags.data(), n, block_counts.data(), chosen.data(), &count, nullptr);
+  return Labels(count, chosen.data());
+}
+
 }  // namespace
 
 void bind_similarity_loss(py::module_& m) {
+  m.def("list_active", &list_active, py::arg("flags"));
   py::class_<EmulatedLoss>(m, "SimilarityLoss")
       .def(py::init<py::array, const std::string&, std::optional<Labels>, int64_t, py::array, const std::string&,
                     std::optional<Labels>, int64_t, const std::string&, std::vector<double>, const std::string&,
-                    const std::string&, bool, bool, int>(),
+                    const std::string&, bool, bool, int, size_t, int64_t>(),
            py::arg("rows"), py::arg("rows_dtype"), py::arg("row_labels"), py::arg("row_group"), py::arg("columns"),
            py::arg("columns_dtype"), py::arg("column_labels"), py::arg("column_group"), py::arg("loss"),
            py::arg("parameters"), py::arg("normalize"), py::arg("reduction"), py::arg("exclude_diagonal"),
-           py::arg("precise"), py::arg("multiprocessors"))
+           py::arg("precise"), py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("missing_columns") = 0)
       .def("forward", &EmulatedLoss::forward, "(loss, row_state, normalizer, active)")
+      .def("continue_from", &EmulatedLoss::continue_from, py::arg("other"))
       .def("backward", &EmulatedLoss::backward, py::arg("grad_loss"), py::arg("need_rows"), py::arg("need_columns"),
            "(grad_rows, grad_columns)");
 }

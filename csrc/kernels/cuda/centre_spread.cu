@@ -1,5 +1,5 @@
 #include "kernels/cuda/centre_spread.h"
-#include "kernels/cuda/similarity_loss/gradient.cuh"
+#include "kernels/cuda/similarity_loss/coefficients.cuh"
 #include "kernels/cuda/similarity_loss/warp.cuh"
 
 namespace ccp {

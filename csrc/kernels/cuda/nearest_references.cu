@@ -20,18 +20,20 @@ struct Plan {
   size_t bytes;
 };
 
+template <class T>
 Plan make_plan(const NearestReferencesProblem& p, void* memory) {
   Workspace workspace(memory);
   const auto at_most = [](int64_t a, int64_t b) { return a < b ? a : b; };
   Plan plan{};
   nearest::Job& job = plan.job;
-  job.anchors = items_of(p.anchors, p.dim);
-  job.references = items_of(p.references, p.dim);
+  job.anchors = items_of<T>(p.anchors, p.dim);
+  job.references = items_of<T>(p.references, p.dim);
   job.dim = p.dim;
   job.k = at_most(p.k, p.references.count > 0 ? p.references.count : 1);
   job.normalize = p.normalize;
+  job.arithmetic = {p.products, p.anchors.dtype};
   job.exclude_diagonal = p.exclude_diagonal;
-  job.resident = owner_fits<nearest::kRows>(p.dim, nearest::Lists::kSharedBytes);
+  job.resident = owner_fits<T, nearest::kRows>(p.dim, nearest::Lists::kSharedBytes);
   job.row_tiles = divide_up(p.anchors.count, nearest::kRows);
   // A slice of fewer than some k references would hand on most of what it has.
   const int64_t worth = at_most(divide_up(p.references.count, kStreamed), divide_up(p.references.count, 8 * job.k));
@@ -42,7 +44,7 @@ Plan make_plan(const NearestReferencesProblem& p, void* memory) {
   job.lists = workspace.take<uint64_t>(p.k == 1 ? 0 : plan.blocks * nearest::kRows * job.room);
   job.found = workspace.take<uint64_t>(p.anchors.count * job.slices * job.k);
   plan.search_bytes =
-      PairTile<nearest::kRows>::shared_bytes(p.dim, job.resident) + (p.k == 1 ? 0 : nearest::Lists::kSharedBytes);
+      PairTile<T, nearest::kRows>::shared_bytes(p.dim, job.resident) + (p.k == 1 ? 0 : nearest::Lists::kSharedBytes);
 
   int64_t padded = 1;
   while (padded < job.k) padded *= 2;
@@ -64,22 +66,26 @@ cudaError_t launch(Kernel kernel, int64_t blocks, size_t shared, cudaStream_t st
   return cudaGetLastError();
 }
 
+template <class T>
+cudaError_t run(const NearestReferencesProblem& p, void* workspace, cudaStream_t stream) {
+  const Plan plan = make_plan<T>(p, workspace);
+  const auto search = [&](auto kernel) { return launch(kernel, plan.blocks, plan.search_bytes, stream, plan.job); };
+  const cudaError_t error = p.k == 1 ? search(nearest::search_one<T>) : search(nearest::search_many<T>);
+  if (error != cudaSuccess) return error;
+  return launch(nearest::merge_slices, divide_up(p.anchors.count, kWarps), plan.merge_bytes, stream, plan.merge);
+}
+
 }  // namespace
 
-size_t nearest_references_workspace_bytes(const NearestReferencesProblem& p) { return make_plan(p, nullptr).bytes; }
+size_t nearest_references_workspace_bytes(const NearestReferencesProblem& p) {
+  return with_tile_type(p.anchors, p.references,
+                        [&](auto number) { return make_plan<decltype(number)>(p, nullptr).bytes; });
+}
 
 cudaError_t nearest_references(const NearestReferencesProblem& p, void* workspace, cudaStream_t stream) {
   if (p.anchors.count == 0) return cudaSuccess;
-  const Plan plan = make_plan(p, workspace);
-  const auto search = [&](auto kernel) { return launch(kernel, plan.blocks, plan.search_bytes, stream, plan.job); };
-  const bool precise = p.products == Products::kThree;
-  cudaError_t error;
-  if (p.k == 1)
-    error = precise ? search(nearest::search_one<Products::kThree>) : search(nearest::search_one<Products::kOne>);
-  else
-    error = precise ? search(nearest::search_many<Products::kThree>) : search(nearest::search_many<Products::kOne>);
-  if (error != cudaSuccess) return error;
-  return launch(nearest::merge_slices, divide_up(p.anchors.count, kWarps), plan.merge_bytes, stream, plan.merge);
+  return with_tile_type(p.anchors, p.references,
+                        [&](auto number) { return run<decltype(number)>(p, workspace, stream); });
 }
 
 }  // namespace cuda

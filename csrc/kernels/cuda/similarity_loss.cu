@@ -26,14 +26,93 @@ Problem in_whole_groups(Problem p) {
   return p;
 }
 
-bool columns_are_longer(const Problem& p) { return p.columns.count >= p.rows.count; }
+cudaError_t clear(void* gradient, const Side& side, int64_t dim, cudaStream_t stream) {
+  const int64_t bytes = side.count * dim * dtype_bytes(side.dtype);
+  return gradient && bytes > 0 ? cudaMemsetAsync(gradient, 0, size_t(bytes), stream) : cudaSuccess;
+}
 
-// Items without a gradient are not visited: theirs is zero.
-cudaError_t clear_longer_side(const Problem& p, const Backward& out, cudaStream_t stream) {
-  void* gradient = columns_are_longer(p) ? out.grad_columns : out.grad_rows;
-  const Side& side = columns_are_longer(p) ? p.columns : p.rows;
-  if (!gradient || side.count * p.dim == 0) return cudaSuccess;
-  return cudaMemsetAsync(gradient, 0, size_t(side.count * p.dim * dtype_bytes(side.dtype)), stream);
+GradientInputs inputs_of(const Problem& p, const Backward& out) {
+  return {p.dim,
+          p.normalize,
+          {p.products, p.rows.dtype},
+          p.exclude_diagonal,
+          p.positives,
+          p.rows.count,
+          out.reduction,
+          out.grad_loss,
+          out.row_state,
+          out.normalizer};
+}
+
+// The longer side in a block's hands, the other one passes by: two launches.
+cudaError_t both_at_once(const Problem& p, const Backward& out, const Launches& loss, const BothPlan& plan,
+                         cudaStream_t stream) {
+  const bool columns = columns_are_longer(p);
+  const auto items = [&](const Side& side) {
+    return with_tile_type(p.rows, p.columns, [&](auto number) { return items_of<decltype(number)>(side, p.dim); });
+  };
+  const BothJob job{inputs_of(p, out),
+                    items(columns ? p.columns : p.rows),
+                    items(columns ? p.rows : p.columns),
+                    !columns,
+                    out.active,
+                    plan.unit,
+                    plan.units,
+                    columns ? out.grad_columns : out.grad_rows,
+                    plan.partial,
+                    plan.partial_along};
+  const cudaError_t error = loss.both_gradients(p, job, plan.blocks, stream);
+  if (error != cudaSuccess) return error;
+  const GradientSide streamed{
+      job.streamed, job.owner,         columns, plan.blocks, columns ? out.grad_rows : out.grad_columns,
+      plan.partial, plan.partial_along};
+  return launch_finish_gradient(&streamed, 1, p.dim, p.normalize, stream);
+}
+
+// Each side in blocks of its own: two launches, and two more that list what a hinge has left active.
+cudaError_t each_side(const Problem& p, const Backward& out, const Launches& loss, const BackwardPlan& plan,
+                      cudaStream_t stream) {
+  const bool columns_longer = columns_are_longer(p);
+  if (loss.hinge) {
+    const Side& longer = columns_longer ? p.columns : p.rows;
+    cudaError_t error =
+        launch_list_active(out.active, longer.count, plan.block_counts, plan.chosen, plan.chosen_count, stream);
+    // Items without a gradient are not visited: theirs is zero.
+    if (error == cudaSuccess) error = clear(columns_longer ? out.grad_columns : out.grad_rows, longer, p.dim, stream);
+    if (error != cudaSuccess) return error;
+  }
+  const auto items = [&](const Side& side, bool listed) {
+    return with_tile_type(p.rows, p.columns, [&](auto number) {
+      return items_of<decltype(number)>(side, p.dim, listed ? plan.chosen : nullptr, plan.chosen_count);
+    });
+  };
+  const Items rows = items(p.rows, loss.hinge && !columns_longer);
+  const Items columns = items(p.columns, loss.hinge && columns_longer);
+  GradientJob job{};
+  job.inputs = inputs_of(p, out);
+  job.resident = with_tile_type(p.rows, p.columns, [&](auto number) {
+    return owner_fits<decltype(number), kGradientOwner>(p.dim, sizeof(GradientShared));
+  });
+  int64_t blocks = 0;
+  int sides = 0;
+  for (const bool owner_is_row : {true, false}) {
+    void* gradient = owner_is_row ? out.grad_rows : out.grad_columns;
+    const GradientPlan& side = owner_is_row ? plan.rows : plan.columns;
+    if (!gradient) continue;
+    job.sides[sides++] = {owner_is_row ? rows : columns,
+                          owner_is_row ? columns : rows,
+                          owner_is_row,
+                          side.slices,
+                          gradient,
+                          side.partial,
+                          side.partial_along};
+    blocks += side.owner_tiles * side.slices;
+    if (sides == 1) job.first_blocks = blocks;
+  }
+  if (sides == 0) return cudaSuccess;
+  const cudaError_t error = loss.gradients(p, job, blocks, stream);
+  if (error != cudaSuccess) return error;
+  return launch_finish_gradient(job.sides, sides, p.dim, p.normalize, stream);
 }
 
 }  // namespace
@@ -55,45 +134,17 @@ cudaError_t similarity_loss_forward(const Problem& problem, const Forward& out, 
 cudaError_t similarity_loss_backward(const Problem& problem, const Backward& out, void* workspace,
                                      cudaStream_t stream) {
   const Problem p = in_whole_groups(problem);
+  if (!has_pairs(p)) {
+    const cudaError_t error = clear(out.grad_rows, p.rows, p.dim, stream);
+    return error == cudaSuccess ? clear(out.grad_columns, p.columns, p.dim, stream) : error;
+  }
   const Launches loss = launches_of(p.loss);
   const BackwardPlan plan = plan_backward(p, out, loss.hinge, workspace);
-  cudaError_t error = cudaSuccess;
-  if (loss.hinge) {
-    const int64_t longer = columns_are_longer(p) ? p.columns.count : p.rows.count;
-    error = launch_list_active(out.active, longer, plan.chosen, plan.chosen_count, stream);
-    if (error == cudaSuccess) error = clear_longer_side(p, out, stream);
+  if (loss.uses_positives) {
+    const cudaError_t error = loss.count_active(p, stream);
+    if (error != cudaSuccess) return error;
   }
-  if (error == cudaSuccess && loss.uses_positives) error = loss.count_active(p, stream);
-
-  const bool choose_columns = loss.hinge && columns_are_longer(p), choose_rows = loss.hinge && !choose_columns;
-  const Items rows = items_of(p.rows, p.dim, choose_rows ? plan.chosen : nullptr, plan.chosen_count);
-  const Items columns = items_of(p.columns, p.dim, choose_columns ? plan.chosen : nullptr, plan.chosen_count);
-  const bool resident = owner_fits<kGradientOwner>(p.dim, sizeof(GradientShared));
-  for (const bool owner_is_row : {true, false}) {
-    void* gradient = owner_is_row ? out.grad_rows : out.grad_columns;
-    const GradientPlan& side = owner_is_row ? plan.rows : plan.columns;
-    if (error != cudaSuccess || !gradient || side.owner_tiles == 0) continue;
-    const GradientJob job{owner_is_row ? rows : columns,
-                          owner_is_row ? columns : rows,
-                          owner_is_row,
-                          p.dim,
-                          p.normalize,
-                          p.exclude_diagonal,
-                          resident,
-                          side.slices,
-                          p.positives,
-                          p.rows.count,
-                          out.reduction,
-                          out.grad_loss,
-                          out.row_state,
-                          out.normalizer,
-                          gradient,
-                          side.partial,
-                          side.partial_along};
-    error = loss.gradient(p, job, stream);
-    if (error == cudaSuccess && side.partial) error = launch_finish_gradient(job, stream);
-  }
-  return error;
+  return plan.both ? both_at_once(p, out, loss, plan.of_both, stream) : each_side(p, out, loss, plan, stream);
 }
 
 }  // namespace cuda

@@ -1,9 +1,9 @@
 // The similarity losses on the GPU: what a launch needs, in plain pointers to device memory.
 //
-// Forward and both gradients share one scheme (similarity_loss/pair_tile.cuh): a block owns a tile of one side and
-// streams the other side past it. Where the owned side alone would leave multiprocessors idle, the streamed side is cut
-// into slices; what the slices have gathered is put together in a fixed order by a second, small launch. No float is
-// ever added atomically, so results are the same bit by bit from run to run on one kind of GPU.
+// Forward and gradients share one scheme (similarity_loss/pair_tile.cuh): a block owns a tile of one side and streams
+// the other side past it. Where the owned side alone would leave multiprocessors idle, the streamed side is cut into
+// slices; what the slices have gathered is put together in a fixed order by a second, small launch. No float is ever
+// added atomically, so results are the same bit by bit from run to run on one kind of GPU.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +46,7 @@ struct Problem {
   bool exclude_diagonal;  // row i and column i are one and the same sample
   Products products;
   int multiprocessors;
+  size_t shared_bytes;  // that a block may have
   PositivesList positives;
 };
 
@@ -68,7 +69,7 @@ struct Backward {
 };
 
 // Scratch for one call, on 256-byte boundaries; its contents need not be kept. O(rows + columns), plus at most a fixed
-// number of tiles per multiprocessor.
+// number of tiles per multiprocessor: 128 · 128 floats of each for backward where both gradients are found in one pass.
 size_t forward_workspace_bytes(const Problem& problem);
 size_t backward_workspace_bytes(const Problem& problem, const Backward& out);
 

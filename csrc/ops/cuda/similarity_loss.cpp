@@ -47,6 +47,7 @@ class CudaProblem {
     problem.exclude_diagonal = exclude_self;
     problem.products = half || allow_tf32 ? Products::kOne : Products::kThree;
     problem.multiprocessors = multiprocessors();
+    problem.shared_bytes = shared_bytes_of_block();
     if (entry.uses_positives) list_positives();
   }
 

@@ -57,11 +57,13 @@ inline cudaStream_t current_stream(const Tensor& tensor) {
 namespace ccp {
 
 // Of the current device.
-inline int multiprocessors() {
-  int device = 0, count = 0;
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
   CCP_CUDA_CHECK(cudaGetDevice(&device));
-  CCP_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
+  CCP_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
 }
+inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+inline size_t shared_bytes_of_block() { return size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)); }
 
 }  // namespace ccp

@@ -54,17 +54,17 @@ struct Lists {
   }
 };
 
-template <Products products>
+template <class T>
 __global__ void __launch_bounds__(kThreads, 1) search_many(const __grid_constant__ Job job) {
   CCP_SHARED(shared);
   const Lists lists(job, shared);
   for (int64_t work = blockIdx.x; work < job.row_tiles * job.slices; work += gridDim.x) {
-    PairTile<kRows> tile(job.anchors, job.references, job.dim, job.normalize, job.resident,
-                         shared + Lists::kSharedBytes);
+    PairTile<T, kRows> tile(job.anchors, job.references, job.dim, job.normalize, job.arithmetic, job.resident,
+                            shared + Lists::kSharedBytes);
     const int64_t slice = work / job.row_tiles, first_row = work % job.row_tiles * kRows;
     const TileRange range = tiles_of_slice(divide_up(job.references.side.count, kStreamed), slice, job.slices);
     lists.clear();
-    stream_tiles<products>(tile, first_row, range, job.resident, [&](const FragmentD(&dot)[kM<kRows>][kN]) {
+    stream_tiles(tile, first_row, range, job.resident, [&](FragmentD(&dot)[kM<kRows>][kN]) {
       lists.make_room();
       __syncthreads();
       for_each_pair(job, tile, dot, [&](float x, int, int, int r, int64_t column) { lists.take(r, x, column); });

@@ -9,10 +9,10 @@ namespace nearest {
 
 CCP_DEVICE uint64_t nearer(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-template <Products products>
+template <class T>
 __global__ void __launch_bounds__(kThreads, 1) search_one(const __grid_constant__ Job job) {
   CCP_SHARED(shared);
-  PairTile<kRows> tile(job.anchors, job.references, job.dim, job.normalize, job.resident, shared);
+  PairTile<T, kRows> tile(job.anchors, job.references, job.dim, job.normalize, job.arithmetic, job.resident, shared);
   const int64_t slice = blockIdx.x / job.row_tiles, first_row = blockIdx.x % job.row_tiles * kRows;
   const TileRange range = tiles_of_slice(divide_up(job.references.side.count, kStreamed), slice, job.slices);
 
@@ -23,15 +23,14 @@ __global__ void __launch_bounds__(kThreads, 1) search_one(const __grid_constant_
   for (int m = 0; m < kM<kRows>; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) best[m][half] = __builtin_inff(), where[m][half] = -1;
-  stream_tiles<products>(tile, first_row, range, job.resident, [&](const FragmentD(&dot)[kM<kRows>][kN]) {
+  stream_tiles(tile, first_row, range, job.resident, [&](FragmentD(&dot)[kM<kRows>][kN]) {
     for_each_pair(job, tile, dot, [&](float x, int m, int half, int, int64_t column) {
       if (x < best[m][half]) best[m][half] = x, where[m][half] = int32_t(column);
     });
   });
 
-  // Four lanes share a row; then the warps that lie side by side do.
+  // Four lanes share a row; then the warps that lie side by side do. Nobody reads the chunks any more.
   uint64_t* nearest = reinterpret_cast<uint64_t*>(shared);
-  __syncthreads();
 #pragma unroll
   for (int m = 0; m < kM<kRows>; ++m)
 #pragma unroll

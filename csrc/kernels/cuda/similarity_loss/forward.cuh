@@ -15,12 +15,15 @@ struct ForwardJob {
   Items rows, columns;
   int64_t dim;
   Normalize normalize;
+  Arithmetic arithmetic;
   bool exclude_diagonal, resident;
   int64_t slices;
   PositivesList positives;
-  float* states;    // [slices, members, rows]
-  uint8_t* active;  // nullptr: not wanted
-  bool active_columns;
+  float* states;          // [slices, members, rows]
+  uint8_t* active;        // of the longer side's items
+  bool active_columns;    // that side are the columns
+  bool clear_active;      // each of these is seen by one block alone, which clears them
+  unsigned* blocks_done;  // becomes zero, for similarity_reduce
 };
 
 template <class State>
@@ -38,28 +41,31 @@ CCP_DEVICE State shuffled(const State& state, int lanes) {
 }
 
 // Visits the tiles of a slice: visit(products of raw vectors) once the tile's products and infos are there.
-template <Products products, int kOwner, class Visit>
-CCP_DEVICE void stream_tiles(PairTile<kOwner>& tile, int64_t first_owner, TileRange range, bool resident,
+template <class T, int kOwner, class Visit>
+CCP_DEVICE void stream_tiles(PairTile<T, kOwner>& tile, int64_t first_owner, TileRange range, bool resident,
                              const Visit& visit) {
-  const int64_t chunks = tile.chunks(), loads = (range.end - range.begin) * chunks;
-  const auto start = [&](int64_t load) {
-    if (load < loads)
-      tile.start(load, first_owner, !resident || load < chunks, (range.begin + load / chunks) * kStreamed,
-                 load % chunks);
+  const int chunks = tile.chunks();
+  int ahead = range.begin, ahead_chunk = 0;  // tile and chunk of the next load
+  const auto start_next = [&] {
+    if (ahead < range.end) {
+      tile.start(first_owner, !resident || ahead == range.begin, int64_t(ahead) * kStreamed, ahead_chunk);
+      if (++ahead_chunk == chunks) ahead_chunk = 0, ++ahead;
+    }
     copy_async_commit();  // an empty group keeps the count
   };
-  for (int64_t load = 0; load < kStages - 1; ++load) start(load);
-  int64_t load = 0;
-  for (int64_t t = range.begin; t < range.end; ++t) {
+  for (int load = 0; load < kStages - 1; ++load) start_next();
+  for (int t = range.begin; t < range.end; ++t) {
+    const bool with_owner = !resident || t == range.begin;
     FragmentD dot[kM<kOwner>][kN] = {};
-    for (int64_t chunk = 0; chunk < chunks; ++chunk, ++load) {
+    for (int chunk = 0; chunk < chunks; ++chunk) {
       copy_async_wait<kStages - 2>();
       __syncthreads();  // everyone's part of this load is there, and nobody still reads the one that is overwritten
                         // next
-      start(load + kStages - 1);
-      tile.template multiply_chunk<products>(load, chunk, dot);
+      start_next();
+      tile.multiply(chunk, with_owner, dot);
+      tile.forget_load();
     }
-    tile.describe(first_owner, t * kStreamed);
+    tile.describe(first_owner, with_owner, int64_t(t) * kStreamed);
     __syncthreads();
     visit(dot);
   }
@@ -68,19 +74,11 @@ CCP_DEVICE void stream_tiles(PairTile<kOwner>& tile, int64_t first_owner, TileRa
 // Takes a tile's groups, eight rows of a warp at a time: the four lanes that share a row hand each other its pairs, and
 // each goes through every fourth group.
 template <class Loss, class State, int kRows>
-CCP_DEVICE void update_with_groups(const ForwardJob& job, const Loss& loss, const PairTile<kRows>& tile,
-                                   FragmentD (&x)[kM<kRows>][kN], float* stage, State (&states)[kM<kRows>][2]) {
+CCP_DEVICE void update_with_groups(const ForwardJob& job, const Loss& loss, const TilePairs<kRows>& tile,
+                                   const FragmentD (&x)[kM<kRows>][kN], float* stage, State (&states)[kM<kRows>][2]) {
   const GroupSpan span(job.columns.side);
   const int part = tile.streamed_index(0, 0) / kSpan * kSpan;  // where the warp's columns begin
   float* mine = stage + int(threadIdx.x) / 4 * kStageStride;
-#pragma unroll
-  for (int m = 0; m < kM<kRows>; ++m)
-#pragma unroll
-    for (int n = 0; n < kN; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        x[m][n].v[i] =
-            tile.template value<Loss::kMetric>(x[m][n].v[i], tile.owner_index(m, i), tile.streamed_index(n, i));
 #pragma unroll
   for (int m = 0; m < kM<kRows>; ++m)
 #pragma unroll
@@ -103,66 +101,91 @@ CCP_DEVICE void update_with_groups(const ForwardJob& job, const Loss& loss, cons
     }
 }
 
+// Before any pair is looked at: what a loss without a hinge, or a block that sees its items alone, knows of activity.
+CCP_DEVICE void prepare_active(const ForwardJob& job, bool hinge, int64_t first_row, TileRange range) {
+  int64_t begin, end;
+  if (!hinge) {
+    const int64_t all = job.active_columns ? job.columns.side.count : job.rows.side.count;
+    begin = all * blockIdx.x / gridDim.x, end = all * (blockIdx.x + 1) / gridDim.x;
+  } else if (!job.clear_active) {
+    return;
+  } else if (job.active_columns) {
+    begin = int64_t(range.begin) * kStreamed, end = min_of(int64_t(range.end) * kStreamed, job.columns.side.count);
+  } else {
+    begin = first_row, end = min_of(first_row + kForwardRows, job.rows.side.count);
+  }
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) job.active[i] = !hinge;
+}
+
+// Two blocks on a multiprocessor, each of which works while the other waits, where half of its registers suffice.
+template <class Loss, class T>
+constexpr int kForwardBlocks = sizeof(T) == 2 && !Loss::kGrouped && !Loss::kHinge ? 2 : 1;
+
 // With kCount the rows' positives count the pairs that they take part in, and nothing else happens.
-template <class Loss, Products products, bool kCount>
-__global__ void __launch_bounds__(kThreads, 1)
+template <class Loss, class T, bool kCount>
+__global__ void __launch_bounds__(kThreads, kForwardBlocks<Loss, T>)
     similarity_forward(const __grid_constant__ ForwardJob job, const __grid_constant__ Loss loss) {
   constexpr int kRows = kForwardRows;
   using State = typename Loss::template State<float>;
   CCP_SHARED(shared);
-  PairTile<kRows> tile(job.rows, job.columns, job.dim, job.normalize, job.resident, shared);
+  PairTile<T, kRows> tile(job.rows, job.columns, job.dim, job.normalize, job.arithmetic, job.resident, shared);
   const int64_t row_tiles = divide_up(job.rows.side.count, kRows);
   const int64_t slice = blockIdx.x / row_tiles, first_row = blockIdx.x % row_tiles * kRows;
   const TileRange range = tiles_of_slice(divide_up(job.columns.positions(), kStreamed), slice, job.slices);
+  if (!kCount) {
+    prepare_active(job, Loss::kHinge, first_row, range);  // the pipeline's barriers follow before anyone adds to it
+    if (blockIdx.x == 0 && threadIdx.x == 0) *job.blocks_done = 0;
+  }
 
-  float* stage = reinterpret_cast<float*>(shared + PairTile<kRows>::shared_bytes(job.dim, job.resident));
+  float* stage = reinterpret_cast<float*>(shared + PairTile<T, kRows>::shared_bytes(job.dim, job.resident));
   State states[kM<kRows>][2];
 #pragma unroll
   for (int m = 0; m < kM<kRows>; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) loss.init(states[m][half]);
 
-  const auto take_groups = [&](auto& dot) { update_with_groups(job, loss, tile, dot, stage, states); };
-  const auto take_pairs = [&](const FragmentD(&dot)[kM<kRows>][kN]) {
+  const auto take_pairs = [&](const FragmentD(&x)[kM<kRows>][kN]) {
+  // Columns outside: what is known of one serves the lane's rows at once.
 #pragma unroll
-    for (int m = 0; m < kM<kRows>; ++m)
+    for (int n = 0; n < kN; ++n)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int r = tile.owner_index(m, half * 2);
-        const int64_t row = tile.owner_info->id[r], label = tile.owner_info->label[r];
-        const RowPositives positives(job.positives, row);
+      for (int i = 0; i < 2; ++i) {
+        const int c = tile.streamed_index(n, i);
+        const int64_t column = tile.streamed_info->id[c], column_label = tile.streamed_info->label[c];
 #pragma unroll
-        for (int n = 0; n < kN; ++n)
+        for (int m = 0; m < kM<kRows>; ++m)
 #pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const int c = tile.streamed_index(n, i);
-            const float x = tile.template value<Loss::kMetric>(dot[m][n].v[half * 2 + i], r, c);
-            const int64_t column = tile.streamed_info->id[c];
+          for (int half = 0; half < 2; ++half) {
+            const int r = tile.owner_index(m, half * 2);
+            const int64_t row = tile.owner_info->id[r];
             if (row < 0 || column < 0 || (job.exclude_diagonal && row == column)) continue;
-            const bool same = label == tile.streamed_info->label[c];
+            const bool same = tile.owner_info->label[r] == column_label;
+            const float value = x[m][n].v[half * 2 + i];
             if constexpr (kCount) {
-              loss.count_active(x, same, positives);
+              loss.count_active(value, same, RowPositives(job.positives, row));
               continue;
             }
             bool touched;
             if constexpr (Loss::kUsesPositives)
-              touched = loss.update(states[m][half], x, same, positives);
+              touched = loss.update(states[m][half], value, same, RowPositives(job.positives, row));
             else
-              touched = loss.update(states[m][half], x, same);
+              touched = loss.update(states[m][half], value, same);
             // Many lanes may write this byte; all of them write the same.
             if (Loss::kHinge && touched) job.active[job.active_columns ? column : row] = 1;
           }
       }
   };
-  if constexpr (Loss::kGrouped)
-    stream_tiles<products>(tile, first_row, range, job.resident, take_groups);
-  else
-    stream_tiles<products>(tile, first_row, range, job.resident, take_pairs);
+  stream_tiles(tile, first_row, range, job.resident, [&](FragmentD(&x)[kM<kRows>][kN]) {
+    tile.template measure<Loss::kMetric>(x);
+    if constexpr (Loss::kGrouped)
+      update_with_groups<Loss, State, kRows>(job, loss, tile, x, stage, states);
+    else
+      take_pairs(x);
+  });
   if (kCount) return;
 
-  // Four lanes share a row; then the warps that lie side by side do.
+  // Four lanes share a row; then the warps that lie side by side do. Nobody reads the chunks any more.
   State* merged = reinterpret_cast<State*>(shared);
-  __syncthreads();
 #pragma unroll
   for (int m = 0; m < kM<kRows>; ++m)
 #pragma unroll

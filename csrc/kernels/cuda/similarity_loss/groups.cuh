@@ -2,7 +2,7 @@
 // registers of several lanes, and pass through shared memory to the one that needs them all.
 #pragma once
 
-#include "kernels/cuda/similarity_loss/pair_tile.cuh"
+#include "kernels/cuda/similarity_loss/items.cuh"
 
 namespace ccp {
 namespace cuda {

@@ -12,7 +12,9 @@ struct Launches {
   bool hinge, uses_positives, grouped;
   cudaError_t (*forward)(const Problem& problem, const Forward& out, void* workspace, cudaStream_t stream);
   cudaError_t (*count_active)(const Problem& problem, cudaStream_t stream);
-  cudaError_t (*gradient)(const Problem& problem, const struct GradientJob& job, cudaStream_t stream);
+  // sides[0] and sides[1] in one launch; the latter has no blocks if it is not wanted.
+  cudaError_t (*gradients)(const Problem& problem, const struct GradientJob& job, int64_t blocks, cudaStream_t stream);
+  cudaError_t (*both_gradients)(const Problem& problem, const struct BothJob& job, int64_t blocks, cudaStream_t stream);
 };
 
 template <LossId id>

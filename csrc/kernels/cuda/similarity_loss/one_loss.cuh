@@ -33,44 +33,47 @@ template <class Loss>
 struct LossLaunches {
   using State = typename Loss::template State<float>;
 
+  template <class T>
   static ForwardJob forward_job(const Problem& p, const ForwardPlan& plan) {
-    const bool resident = owner_fits<kForwardRows>(p.dim, kStageBytes<Loss>);
-    return {items_of(p.rows, p.dim),
-            items_of(p.columns, p.dim),
-            p.dim,
-            p.normalize,
-            p.exclude_diagonal,
-            resident,
-            plan.slices,
-            p.positives,
-            plan.states,
-            nullptr,
-            p.columns.count >= p.rows.count};
+    ForwardJob job{};
+    job.rows = items_of<T>(p.rows, p.dim);
+    job.columns = items_of<T>(p.columns, p.dim);
+    job.dim = p.dim;
+    job.normalize = p.normalize;
+    job.arithmetic = {p.products, p.rows.dtype};
+    job.exclude_diagonal = p.exclude_diagonal;
+    job.resident = owner_fits<T, kForwardRows>(p.dim, kStageBytes<Loss>);
+    job.slices = plan.slices;
+    job.positives = p.positives;
+    job.states = plan.states;
+    job.blocks_done = plan.blocks_done;
+    job.active_columns = columns_are_longer(p);
+    job.clear_active = (job.active_columns ? plan.row_tiles : plan.slices) == 1;
+    return job;
   }
 
   template <bool kCount>
-  static cudaError_t visit_pairs(const Problem& p, const ForwardPlan& plan, const ForwardJob& job,
-                                 cudaStream_t stream) {
-    const dim3 grid(unsigned(plan.row_tiles * plan.slices));
-    const size_t shared = PairTile<kForwardRows>::shared_bytes(p.dim, job.resident) + kStageBytes<Loss>;
-    const Loss loss(p.parameters);
-    return p.products == Products::kThree
-               ? launch(similarity_forward<Loss, Products::kThree, kCount>, grid, shared, stream, job, loss)
-               : launch(similarity_forward<Loss, Products::kOne, kCount>, grid, shared, stream, job, loss);
+  static cudaError_t visit_pairs(const Problem& p, const ForwardPlan& plan, uint8_t* active, cudaStream_t stream) {
+    return with_tile_type(p.rows, p.columns, [&](auto number) {
+      using T = decltype(number);
+      ForwardJob job = forward_job<T>(p, plan);
+      job.active = active;
+      if (!kCount && Loss::kHinge && !job.clear_active) {
+        const int64_t longer = job.active_columns ? p.columns.count : p.rows.count;
+        const cudaError_t error = cudaMemsetAsync(active, 0, size_t(longer), stream);
+        if (error != cudaSuccess) return error;
+      }
+      const dim3 grid(unsigned(plan.row_tiles * plan.slices));
+      const size_t shared = PairTile<T, kForwardRows>::shared_bytes(p.dim, job.resident) + kStageBytes<Loss>;
+      return launch(similarity_forward<Loss, T, kCount>, grid, shared, stream, job, Loss(p.parameters));
+    });
   }
 
   static cudaError_t forward(const Problem& p, const Forward& out, void* workspace, cudaStream_t stream) {
     const ForwardPlan plan = plan_forward(p, kMembers<State>, workspace);
-    const int64_t longer = p.columns.count >= p.rows.count ? p.columns.count : p.rows.count;
-    cudaError_t error = cudaMemsetAsync(out.active, Loss::kHinge ? 0 : 1, size_t(longer), stream);
-    if (error == cudaSuccess) error = cudaMemsetAsync(plan.blocks_done, 0, sizeof(unsigned), stream);
+    const cudaError_t error = plan.row_tiles > 0 ? visit_pairs<false>(p, plan, out.active, stream)
+                                                 : cudaMemsetAsync(out.active, 0, size_t(p.columns.count), stream);
     if (error != cudaSuccess) return error;
-    ForwardJob job = forward_job(p, plan);
-    job.active = out.active;
-    if (plan.row_tiles > 0) {
-      error = visit_pairs<false>(p, plan, job, stream);
-      if (error != cudaSuccess) return error;
-    }
     const ReduceJob reduce{plan.states, plan.slices,   p.rows.count,   p.columns.count,  out.reduction,
                            out.loss,    out.row_state, out.normalizer, plan.block_parts, plan.blocks_done};
     return launch(similarity_reduce<Loss>, dim3(unsigned(plan.reduce_blocks)), kThreads * sizeof(generic::RowParts),
@@ -80,23 +83,28 @@ struct LossLaunches {
   static cudaError_t count_active(const Problem& p, cudaStream_t stream) {
     if constexpr (Loss::kUsesPositives) {
       const ForwardPlan plan = plan_forward(p, kMembers<State>, nullptr);
-      if (plan.row_tiles > 0) return visit_pairs<true>(p, plan, forward_job(p, plan), stream);
+      if (plan.row_tiles > 0) return visit_pairs<true>(p, plan, nullptr, stream);
     }
     return cudaSuccess;
   }
 
-  static cudaError_t gradient(const Problem& p, const GradientJob& job, cudaStream_t stream) {
-    const int64_t owner_tiles = divide_up(positions_of(job.owner.side), kGradientOwner);
-    const Loss loss(p.parameters);
-    const size_t shared = PairTile<kGradientOwner>::shared_bytes(p.dim, job.resident) + sizeof(GradientShared);
-    const dim3 grid(unsigned(owner_tiles * job.slices), unsigned(p.dim > kMostDims ? divide_up(p.dim, kMostDims) : 1));
-    const auto with = [&](auto kernel) { return launch(kernel, grid, shared, stream, job, loss); };
-    const bool precise = p.products == Products::kThree;
-    if (p.dim <= 128)
-      return precise ? with(similarity_gradient<Loss, Products::kThree, 128>)
-                     : with(similarity_gradient<Loss, Products::kOne, 128>);
-    return precise ? with(similarity_gradient<Loss, Products::kThree, kMostDims>)
-                   : with(similarity_gradient<Loss, Products::kOne, kMostDims>);
+  static cudaError_t gradients(const Problem& p, const GradientJob& job, int64_t blocks, cudaStream_t stream) {
+    return with_tile_type(p.rows, p.columns, [&](auto number) {
+      using T = decltype(number);
+      const size_t shared = PairTile<T, kGradientOwner>::shared_bytes(p.dim, job.resident) + sizeof(GradientShared);
+      const dim3 grid(unsigned(blocks), unsigned(dim_blocks(p.dim)));
+      const Loss loss(p.parameters);
+      return p.dim <= 128 ? launch(similarity_gradient<Loss, T, 128>, grid, shared, stream, job, loss)
+                          : launch(similarity_gradient<Loss, T, kMostDims>, grid, shared, stream, job, loss);
+    });
+  }
+
+  static cudaError_t both_gradients(const Problem& p, const BothJob& job, int64_t blocks, cudaStream_t stream) {
+    return with_tile_type(p.rows, p.columns, [&](auto number) {
+      using T = decltype(number);
+      return launch(similarity_both_gradients<Loss, T>, dim3(unsigned(blocks)),
+                    both_shared_bytes<T>(job.streamed.side, p.dim), stream, job, Loss(p.parameters));
+    });
   }
 };
 
@@ -110,7 +118,8 @@ Launches launches<LossId::CCP_LOSS>() {
           Loss::kGrouped,
           &Of::forward,
           &Of::count_active,
-          &Of::gradient};
+          &Of::gradients,
+          &Of::both_gradients};
 }
 
 }  // namespace cuda

@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) gather(const ListJob job, const int6
 }
 
 ListJob list_job(const Problem& p) {
-  return {items_of(p.rows, p.dim), items_of(p.columns, p.dim), p.dim, p.normalize, p.exclude_diagonal};
+  return {items_of<float>(p.rows, p.dim), items_of<float>(p.columns, p.dim), p.dim, p.normalize, p.exclude_diagonal};
 }
 
 }  // namespace

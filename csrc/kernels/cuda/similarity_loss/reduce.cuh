@@ -14,7 +14,7 @@ struct ReduceJob {
   float* row_state;
   double* normalizer;
   generic::RowParts* block_parts;  // [blocks]
-  unsigned* blocks_done;           // [1], zero
+  unsigned* blocks_done;           // [1], zero; where there are several blocks
 };
 
 CCP_DEVICE void add(generic::RowParts& a, const generic::RowParts& b) {
@@ -72,8 +72,9 @@ __global__ void __launch_bounds__(kThreads) similarity_reduce(const ReduceJob jo
   }
   const generic::RowParts block = sum_over_block(mine, shared);
 
-  // The block that finishes last adds up all of them, in the order of the blocks.
   if (threadIdx.x != 0) return;
+  if (gridDim.x == 1) return write_result(job, block);
+  // The block that finishes last adds up all of them, in the order of the blocks.
   job.block_parts[blockIdx.x] = block;
   __threadfence();
   if (atomicAdd(job.blocks_done, 1u) != gridDim.x - 1) return;

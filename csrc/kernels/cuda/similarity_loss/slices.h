@@ -14,24 +14,34 @@ inline int64_t slices_for(int64_t owned_tiles, int64_t streamed_tiles, int multi
   return most > 1 ? most : 1;
 }
 
-// The streamed tiles of a slice: begin <= tile < end.
+// The streamed tiles of a slice: begin <= tile < end. There are fewer than 2^31 for any side that fits into memory, and
+// registers are scarce.
 struct TileRange {
-  int64_t begin, end;
+  int begin, end;
 };
 CCP_DEVICE TileRange tiles_of_slice(int64_t tiles, int64_t slice, int64_t slices) {
-  return {tiles * slice / slices, tiles * (slice + 1) / slices};
+  return {int(tiles * slice / slices), int(tiles * (slice + 1) / slices)};
 }
 
 // Keep the owned items' components in shared memory where every supported GPU has room for them (99 KiB a block).
-template <int kOwner>
+template <class T, int kOwner>
 inline bool owner_fits(int64_t dim, size_t others) {
-  return PairTile<kOwner>::shared_bytes(dim, true) + others <= 99 * 1024;
+  return PairTile<T, kOwner>::shared_bytes(dim, true) + others <= 99 * 1024;
 }
 
+// The type of a tile's numbers in shared memory: calls f with a float, or where both sides have the same 16-bit type
+// with a uint16_t.
+template <class F>
+inline auto with_tile_type(const Side& a, const Side& b, const F& f) {
+  return a.dtype == b.dtype && a.dtype != Dtype::kFloat32 ? f(uint16_t()) : f(float());
+}
+
+template <class T>
 inline Items items_of(const Side& side, int64_t dim, const int64_t* chosen = nullptr,
                       const int64_t* chosen_count = nullptr) {
-  const size_t bytes = side.dtype == Dtype::kFloat32 ? 16 : 8;
-  return {side, chosen, chosen_count, dim % 4 == 0 && reinterpret_cast<uintptr_t>(side.data) % bytes == 0};
+  const int64_t components = kInUnit<T>;
+  const auto bytes = uintptr_t(components * dtype_bytes(side.dtype));
+  return {side, chosen, chosen_count, dim % components == 0 && reinterpret_cast<uintptr_t>(side.data) % bytes == 0};
 }
 
 }  // namespace cuda

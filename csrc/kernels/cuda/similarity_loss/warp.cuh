@@ -1,7 +1,7 @@
 // What a warp does together for one item.
 #pragma once
 
-#include "kernels/cuda/similarity_loss/pair_tile.cuh"
+#include "kernels/cuda/similarity_loss/infos.cuh"
 
 namespace ccp {
 namespace cuda {

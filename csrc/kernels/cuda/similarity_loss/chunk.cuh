@@ -1,0 +1,213 @@
+// Chunks of a tile's vectors in shared memory, and their products in the tensor cores.
+//
+// A chunk holds 128 bytes of each item: 32 floats, or 64 numbers of 16 bits where both sides have the same such type,
+// copied as they are. An item's row has eight units of 16 bytes, and unit u of item i lies at place u ^ (i % 8): so
+// eight items' same unit lies in all banks once, whether fragments are loaded number by number or by ldmatrix, and no
+// bank has two requests at a time.
+#pragma once
+
+#include "common/ldmatrix.h"
+#include "common/mma16.h"
+#include "kernels/cuda/similarity_loss/items.cuh"
+
+namespace ccp {
+namespace cuda {
+
+constexpr int kRowBytes = 128, kUnitBytes = 16, kUnits = kRowBytes / kUnitBytes;
+template <class T>
+constexpr int kChunk = kRowBytes / int(sizeof(T));  // components
+template <class T>
+constexpr int kInUnit = kUnitBytes / int(sizeof(T));
+
+// How a chunk's numbers are multiplied. Known at run time alone: kernels for each way would take long to compile, and
+// the question is asked once for many products.
+struct Arithmetic {
+  Products products;  // of floats
+  Dtype dtype;        // of 16-bit numbers
+};
+
+CCP_DEVICE const unsigned char* unit_of(const unsigned char* chunk, int item, int unit) {
+  return chunk + item * kRowBytes + (unit ^ item) % kUnits * kUnitBytes;
+}
+CCP_DEVICE unsigned char* unit_of(unsigned char* chunk, int item, int unit) {
+  return chunk + item * kRowBytes + (unit ^ item) % kUnits * kUnitBytes;
+}
+
+template <class T>
+CCP_DEVICE float component_of(const unsigned char* chunk, int item, int d, Arithmetic arithmetic) {
+  const T x = reinterpret_cast<const T*>(unit_of(chunk, item, d / kInUnit<T>))[d % kInUnit<T>];
+  if (sizeof(T) == sizeof(float)) return float(x);
+  return arithmetic.dtype == Dtype::kBFloat16 ? generic::bfloat16_to_float(uint16_t(x))
+                                              : generic::half_to_float(uint16_t(x));
+}
+
+// Starts the copy of one unit: components d .. of an item, zeros where there are none. What must be converted, or is
+// not aligned, is copied at once.
+CCP_DEVICE void start_unit(const Items& items, int64_t item, int64_t dim, int64_t d, float* to) {
+  const int64_t begin = item * dim + d;
+  const int left = item < 0 || d >= dim ? 0 : dim - d < 4 ? int(dim - d) : 4;
+  if (items.side.dtype == Dtype::kFloat32 && items.vectorised) {
+    const float* from = static_cast<const float*>(items.side.data);
+    copy_async_16(to, left ? from + begin : from, 4 * left);
+    return;
+  }
+  float4 four = {0.0f, 0.0f, 0.0f, 0.0f};
+  if (items.vectorised && left == 4) {
+    const uint2 bits = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(items.side.data) + begin);
+    const uint16_t half[4] = {uint16_t(bits.x), uint16_t(bits.x >> 16), uint16_t(bits.y), uint16_t(bits.y >> 16)};
+    float v[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      v[i] =
+          items.side.dtype == Dtype::kBFloat16 ? generic::bfloat16_to_float(half[i]) : generic::half_to_float(half[i]);
+    four = {v[0], v[1], v[2], v[3]};
+  } else {
+    if (left > 0) four.x = load_component(items.side, begin);
+    if (left > 1) four.y = load_component(items.side, begin + 1);
+    if (left > 2) four.z = load_component(items.side, begin + 2);
+    if (left > 3) four.w = load_component(items.side, begin + 3);
+  }
+  *reinterpret_cast<float4*>(to) = four;
+}
+
+CCP_DEVICE void start_unit(const Items& items, int64_t item, int64_t dim, int64_t d, uint16_t* to) {
+  const uint16_t* from = static_cast<const uint16_t*>(items.side.data);
+  const int left = item < 0 || d >= dim ? 0 : dim - d < 8 ? int(dim - d) : 8;
+  if (left) from += item * dim + d;
+  if (items.vectorised) {
+    copy_async_16(to, from, 2 * left);
+    return;
+  }
+  uint32_t two[4] = {};
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (i < left) two[i / 2] |= uint32_t(from[i]) << i % 2 * 16;
+  *reinterpret_cast<uint4*>(to) = {two[0], two[1], two[2], two[3]};
+}
+
+// Starts the copy of one chunk of kItems items, beginning at component d; item_of(i) is -1 where there is none.
+template <class T, int kItems, class ItemOf>
+CCP_DEVICE void start_chunk(const Items& items, const ItemOf& item_of, int64_t dim, int64_t d, unsigned char* to) {
+#pragma unroll
+  for (int q = int(threadIdx.x); q < kItems * kUnits; q += kThreads) {
+    const int i = q / kUnits, unit = q % kUnits;
+    start_unit(items, item_of(i), dim, d + unit * kInUnit<T>, reinterpret_cast<T*>(unit_of(to, i, unit)));
+  }
+}
+
+// dot += the chunk's part of the products of kM · 16 owned items from `owner` on with kN · 8 streamed ones: what a warp
+// has to do with a tile.
+template <int kM, int kN>
+CCP_DEVICE void multiply_chunk(const unsigned char* owner_chunk, int owner, const unsigned char* streamed_chunk,
+                               int streamed, Products products, FragmentD (&dot)[kM][kN]) {
+  const int lane = int(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
+  const auto number = [&](const unsigned char* chunk, int item, int unit) {
+    return reinterpret_cast<const float*>(unit_of(chunk, item, unit))[t];
+  };
+#pragma unroll 1  // a step has work enough to hide the loop, and unrolled it costs registers
+  for (int unit = 0; unit < kUnits; unit += 2) {
+    FragmentA a[kM];
+    FragmentB b[kN];
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[m].v[i] = number(owner_chunk, owner + m * 16 + g + i % 2 * 8, unit + i / 2);
+#pragma unroll
+    for (int n = 0; n < kN; ++n)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) b[n].v[i] = number(streamed_chunk, streamed + n * 8 + g, unit + i);
+    multiply(products, dot, a, b);
+  }
+}
+
+template <Dtype dtype, int kM, int kN>
+CCP_DEVICE void multiply_chunk16(const unsigned char* owner_chunk, int owner, const unsigned char* streamed_chunk,
+                                 int streamed, FragmentD (&dot)[kM][kN]) {
+  static_assert(kN % 2 == 0, "ldmatrix brings two fragments of B");
+  const int lane = int(threadIdx.x) % kWarp;
+#pragma unroll 1
+  for (int unit = 0; unit < kUnits; unit += 2) {
+    PackedA a[kM];
+    PackedB b[kN];
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+      const FourMatrices four =
+          load_matrices<false>(unit_of(owner_chunk, owner + m * 16 + lane % 16, unit + lane / 16));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[m].v[i] = four.v[i];
+    }
+#pragma unroll
+    for (int n = 0; n < kN; n += 2) {
+      const FourMatrices four =
+          load_matrices<false>(unit_of(streamed_chunk, streamed + (n + lane / 16) * 8 + lane % 8, unit + lane / 8 % 2));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) b[n + i / 2].v[i % 2] = four.v[i];
+    }
+    mma16<dtype>(dot, a, b);
+  }
+}
+
+template <class T, int kM, int kN>
+CCP_DEVICE void multiply_chunk(const unsigned char* owner_chunk, int owner, const unsigned char* streamed_chunk,
+                               int streamed, Arithmetic arithmetic, FragmentD (&dot)[kM][kN]) {
+  if constexpr (sizeof(T) == sizeof(float))
+    multiply_chunk(owner_chunk, owner, streamed_chunk, streamed, arithmetic.products, dot);
+  else if (arithmetic.dtype == Dtype::kBFloat16)
+    multiply_chunk16<Dtype::kBFloat16>(owner_chunk, owner, streamed_chunk, streamed, dot);
+  else
+    multiply_chunk16<Dtype::kFloat16>(owner_chunk, owner, streamed_chunk, streamed, dot);
+}
+
+// The squares of a tile's components, added up while its chunks pass: four threads share an item, and have the same
+// quarter of each chunk of it.
+template <class T, int kItems>
+class Squares {
+ public:
+  static constexpr int kParts = 4, kAtOnce = kThreads / kParts, kRounds = kItems / kAtOnce;
+  static_assert(kItems % kAtOnce == 0, "whole rounds");
+
+  CCP_DEVICE static int item(int round) { return round * kAtOnce + int(threadIdx.x) / kParts; }
+  CCP_DEVICE static bool is_first() { return threadIdx.x % kParts == 0; }
+
+  CCP_DEVICE void add(const unsigned char* chunk, Arithmetic arithmetic) {
+    constexpr int kUnitsEach = kUnits / kParts;
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round)
+#pragma unroll
+      for (int u = 0; u < kUnitsEach; ++u)
+        sums_[round] += of_unit(unit_of(chunk, item(round), int(threadIdx.x) % kParts * kUnitsEach + u), arithmetic);
+  }
+
+  // The sum for item(round), in all of its four threads; nothing is left of it. Whole warps together.
+  CCP_DEVICE float take(int round) {
+    float sum = sums_[round];
+    sums_[round] = 0;
+    sum += __shfl_xor_sync(kFullWarp, sum, 1);
+    return sum + __shfl_xor_sync(kFullWarp, sum, 2);
+  }
+
+ private:
+  CCP_DEVICE static float of_unit(const unsigned char* unit, Arithmetic arithmetic) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      const float4 x = *reinterpret_cast<const float4*>(unit);
+      return x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+    } else {
+      const uint4 x = *reinterpret_cast<const uint4*>(unit);
+      return arithmetic.dtype == Dtype::kBFloat16 ? of_units<Dtype::kBFloat16>(x) : of_units<Dtype::kFloat16>(x);
+    }
+  }
+  template <Dtype dtype>
+  CCP_DEVICE static float of_units(const uint4& x) {
+    return of_two<dtype>(x.x) + of_two<dtype>(x.y) + of_two<dtype>(x.z) + of_two<dtype>(x.w);
+  }
+  template <Dtype dtype>
+  CCP_DEVICE static float of_two(uint32_t two) {
+    const float low = lower_half<dtype>(two), high = upper_half<dtype>(two);
+    return low * low + high * high;
+  }
+
+  float sums_[kRounds] = {};
+};
+
+}  // namespace cuda
+}  // namespace ccp

@@ -1,0 +1,185 @@
+"""The CUDA kernels of the similarity losses, emulated: their launches, their banks, what they visit, far addresses."""
+
+from __future__ import annotations
+
+import emulator
+import numpy as np
+import pytest
+import torch
+from emulated_loss import SIXTEEN_BITS, Pairs, Settings, dense, emulate, kernels_of
+from helpers import one_thread  # noqa: F401
+from test_emulated_similarity_loss import LOSSES, close_pairs, make_pairs
+
+NO_PASS_FOR_BOTH = 0  # bytes of shared memory
+
+
+def launches(pairs: Pairs, settings: Settings, **options: int) -> tuple[int, int]:
+    """Of forward and of backward."""
+    module, loss = emulator.load(), kernels_of(pairs, settings, **options)
+    start = module.launches()
+    value, *_ = loss.forward()
+    between = module.launches()
+    loss.backward(np.ones(len(value), np.float32), True, True)
+    return between - start, module.launches() - between
+
+
+# Launches ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name != "triplet"])
+@pytest.mark.parametrize("kind", ["proxies", "proxies as rows", "memory"])
+def test_a_step_takes_two_launches_each_way(loss: str, kind: str) -> None:
+    """At most 128 samples of at most 128 components, as with CCP's proxies of SOP, on 9 multiprocessors."""
+    settings = LOSSES[loss]._replace(proxy_rows=kind.endswith("rows"))
+    assert launches(make_pairs(kind, 17, 300, 24), settings, multiprocessors=9) == (2, 2)
+
+
+def test_of_triplet_the_positives_are_listed_before() -> None:
+    """Three launches for that each time, and one that counts violated triplets."""
+    assert launches(make_pairs("proxies", 17, 300, 24), LOSSES["triplet"]) == (2 + 3, 2 + 3 + 1)
+
+
+def test_where_both_do_not_fit_it_is_no_more_without_a_hinge() -> None:
+    """More components, or more samples; a hinge's active items are listed first, in two launches."""
+    for pairs in (make_pairs("proxies", 17, 90, 132), make_pairs("labelled", 140, 150, 20)):
+        assert launches(pairs, LOSSES["multi_similarity"], multiprocessors=20) == (2, 2)
+        assert launches(pairs, LOSSES["contrastive_l2"], multiprocessors=20) == (2, 4)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("m", "n"), [(0, 30), (7, 0), (0, 0)])
+def test_without_items_no_grid_is_empty(loss: str, m: int, n: int) -> None:
+    """CUDA refuses one, and so does the emulator; gradients are zero, and nothing is launched for them."""
+    pairs = Pairs(torch.randn(m, 5), torch.randn(n, 5), torch.zeros(m).long(), torch.zeros(n).long())
+    for proxy_rows in (False, True):
+        settings = LOSSES[loss]._replace(proxy_rows=proxy_rows)
+        got = emulate(pairs, settings)
+        assert torch.isfinite(got.value).all()
+        assert not got.grad_anchors.any()
+        assert got.grad_references is not None
+        assert not got.grad_references.any()
+        if loss != "triplet":  # which lists positives anew
+            assert launches(pairs, settings)[1] == 0
+
+
+# Listing -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 255, 1024, 5003])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_active_items_are_listed_in_order(n: int, share: float) -> None:
+    flags = np.random.default_rng(n).random(n) < share
+    for seed in range(3):
+        emulator.load().set_seed(seed)
+        assert emulator.load().list_active(flags.astype(np.uint8)).tolist() == flags.nonzero()[0].tolist()
+
+
+def test_items_that_a_hinge_leaves_inactive_have_a_gradient_of_zero() -> None:
+    """Few are active, and they lie in several units of several blocks."""
+    pairs = make_pairs("proxies", 9, 700, 6)
+    settings = Settings("contrastive_cosine", [0.9, 0.97], "unit", "sum")
+    truth = dense(pairs, settings, torch.float64)
+    for processors in (1, 3):
+        for shared_bytes in (227 * 1024, NO_PASS_FOR_BOTH):
+            got = emulate(pairs, settings, multiprocessors=processors, shared_bytes=shared_bytes)
+            assert got.grad_references is not None
+            assert truth.grad_references is not None
+            active = truth.grad_references.abs().sum(-1) > 0
+            assert 0 < active.sum() < 0.3 * active.numel()
+            assert torch.equal(got.grad_references.abs().sum(-1) > 0, active)
+            torch.testing.assert_close(
+                got.grad_references.double(), truth.grad_references, rtol=1e-4, atol=1e-5
+            )
+
+
+# Sixteen bits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN_BITS)
+def test_fragments_of_16_bits_meet_in_no_bank(dtype: torch.dtype) -> None:
+    module = emulator.load()
+    loads, conflicts = module.matrix_loads(), module.matrix_conflicts()
+    for shared_bytes in (227 * 1024, NO_PASS_FOR_BOTH):
+        emulate(make_pairs("proxies", 70, 90, 72).to(dtype), LOSSES["proxy_nca"], shared_bytes=shared_bytes)
+    assert module.matrix_loads() > loads
+    assert module.matrix_conflicts() == conflicts
+
+
+def test_floats_take_no_16_bit_tiles() -> None:
+    module = emulator.load()
+    before = module.matrix_loads()
+    pairs = make_pairs("proxies", 7, 9, 16)
+    for mixed in (pairs, pairs._replace(anchors=pairs.anchors.bfloat16())):
+        emulate(mixed, LOSSES["proxy_nca"])
+    assert module.matrix_loads() == before
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN_BITS)
+@pytest.mark.parametrize("d", [2, 7, 64, 72, 128, 200, 520])
+def test_16_bits_of_any_number_of_components(d: int, dtype: torch.dtype) -> None:
+    """The loss is that of the rounded numbers to float's precision, gradients are rounded once."""
+    pairs, settings = make_pairs("labelled", 70, 133, d).to(dtype), LOSSES["multi_similarity"]
+    truth = dense(pairs, settings, torch.float64)
+    for shared_bytes in (227 * 1024, NO_PASS_FOR_BOTH):
+        got = emulate(pairs, settings, multiprocessors=3, shared_bytes=shared_bytes)
+        assert got.value.double() == pytest.approx(truth.value, rel=1e-5)
+        for x, exact in zip(got[1:], truth[1:], strict=True):
+            assert x is not None
+            assert exact is not None
+            assert (x.double() - exact).abs().max() <= torch.finfo(dtype).eps * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", SIXTEEN_BITS)
+def test_close_pairs_of_16_bits(dtype: torch.dtype) -> None:
+    """One step of the last place apart."""
+    pairs, settings = close_pairs()
+    assert pairs.references is not None
+    anchors = pairs.anchors.to(dtype)
+    nearest = anchors.view(torch.int16) + (torch.rand_like(pairs.anchors) < 0.3)
+    pairs = pairs._replace(anchors=anchors, references=nearest.short().view(dtype)[:, None])
+    truth = dense(pairs, settings, torch.float64)
+    for shared_bytes in (227 * 1024, NO_PASS_FOR_BOTH):
+        got = emulate(pairs, settings, shared_bytes=shared_bytes)
+        assert got.value.double() == pytest.approx(truth.value, rel=1e-5)
+        for x, exact in zip(got[1:], truth[1:], strict=True):
+            assert x is not None
+            assert exact is not None
+            assert (x.double() - exact).abs().max() <= torch.finfo(dtype).eps * exact.abs().max()
+
+
+# Far addresses -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("loss", ["contrastive_l2", "multi_similarity"])
+def test_columns_beyond_2_31_components(loss: str, dtype: torch.dtype) -> None:
+    """The columns before the last few are not there at all: only the blocks of the last ones run."""
+    dim, few = 256, 50
+    pairs = make_pairs("labelled", 5, few, dim).to(dtype)
+    assert pairs.reference_labels is not None
+    missing = 3 * 2**31 // dim // 64 * 64
+    settings, module = LOSSES[loss], emulator.load()
+    here = kernels_of(pairs, settings, shared_bytes=NO_PASS_FOR_BOTH)
+    *_, active = here.forward()
+    _, gradient = here.backward(np.ones(1, np.float32), True, True)
+    module.only_last_blocks(1)
+    try:
+        # Of forward: as many slices as tiles.
+        far = kernels_of(
+            pairs,
+            settings,
+            shared_bytes=NO_PASS_FOR_BOTH,
+            multiprocessors=missing // 64,
+            missing_columns=missing,
+        )
+        *_, far_active = far.forward()
+        assert len(far_active) == missing + few
+        assert (far_active[missing:] == active).all()
+        far = kernels_of(pairs, settings, shared_bytes=NO_PASS_FOR_BOTH, missing_columns=missing)
+        far.continue_from(here)
+        if loss == "contrastive_l2":
+            return  # its backward looks at every column's flag
+        _, far_gradient = far.backward(np.ones(1, np.float32), True, True)
+        assert (far_gradient == gradient).all()
+    finally:
+        module.only_last_blocks(0)
