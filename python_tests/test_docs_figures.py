@@ -73,6 +73,28 @@ def test_figures_are_drawn_from_finished_runs(figures: ModuleType, tmp_path: Pat
         assert ccp.command(8) in caption
 
 
+def test_table_of_methods_is_that_of_the_rows() -> None:
+    methods = load("methods_table")
+    page = methods.PAGE.read_text(encoding="utf-8")
+    assert methods.put(methods.table(methods.kept()), page) == page
+    with pytest.raises(UserError, match="expected the lines"):
+        methods.put("", page.replace(methods.MARKS[1], ""))
+
+
+def test_table_of_methods_from_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods, runs = load("methods_table"), load("guide_runs")
+    monkeypatch.setattr(methods, "RUNS", {"a": runs.Run("A", "c2", settings=TINY)})
+    assert methods.train_all(8, tmp_path, 1, None) == []
+    rows = methods.train_all(8, tmp_path, 1, train_here)
+    assert [row["seed"] for row in rows] == [0, 1, 2]
+    (line,) = methods.table(rows).splitlines()[2:]
+    name, accuracy, *_, memory, seeds = line.strip("| ").split(" | ")
+    assert (name, seeds) == ("A", "3")
+    mean = sum(row["test_map_at_r"] for row in rows) / 3
+    assert float(accuracy.split()[0]) == pytest.approx(mean, abs=5e-4)
+    assert int(memory) > 50
+
+
 def test_pairs_are_counted_once(figures: ModuleType) -> None:
     class Embedder:
         method = type("Method", (), {"normalize": "unit"})
