@@ -63,7 +63,7 @@ cudaError_t similarity_loss_backward(const Problem& problem, const Backward& out
     error = launch_list_active(out.active, longer, plan.chosen, plan.chosen_count, stream);
     if (error == cudaSuccess) error = clear_longer_side(p, out, stream);
   }
-  if (error == cudaSuccess && loss.uses_positives) error = loss.count_active(p, stream);
+  if (error == cudaSuccess && loss.uses_positives && !p.positives.counted) error = loss.count_active(p, stream);
 
   const bool choose_columns = loss.hinge && columns_are_longer(p), choose_rows = loss.hinge && !choose_columns;
   const Items rows = items_of(p.rows, p.dim, choose_rows ? plan.chosen : nullptr, plan.chosen_count);
@@ -94,6 +94,14 @@ cudaError_t similarity_loss_backward(const Problem& problem, const Backward& out
     if (error == cudaSuccess && side.partial) error = launch_finish_gradient(job, stream);
   }
   return error;
+}
+
+cudaError_t similarity_loss_finish(const SimilarityFinish& job, cudaStream_t stream) {
+  return launches_of(job.loss).finish(job, stream);
+}
+
+cudaError_t similarity_loss_count(const Problem& problem, cudaStream_t stream) {
+  return launches_of(problem.loss).count_active(in_whole_groups(problem), stream);
 }
 
 }  // namespace cuda
