@@ -5,5 +5,6 @@
 
 from ccp_fast.distributed.communication import Message, RankLost, clear_errors, traced
 from ccp_fast.distributed.proxies import ShardedProxies
+from ccp_fast.distributed.sharded_loss import ShardedLoss
 
-__all__ = ["Message", "RankLost", "ShardedProxies", "clear_errors", "traced"]
+__all__ = ["Message", "RankLost", "ShardedLoss", "ShardedProxies", "clear_errors", "traced"]

@@ -94,10 +94,10 @@ class EmulatedLoss {
 
   // [members, rows], as a shard hands them to `finish`; positives [rows, group] where the loss reads them.
   py::array_t<float> states(int members, std::optional<Numbers> positives) {
-    if (cuda::uses_positives(problem_.loss)) {
-      if (!positives) throw py::value_error("positives: expected for this loss");
+    if (positives)
       list_known_positives(*positives, std::nullopt);
-    }
+    else
+      list_positives();
     py::array_t<float> states({int64_t(members), problem_.rows.count});
     const cuda::Forward out{Reduction::kSum,       nullptr, nullptr, nullptr, active_.mutable_data(),
                             states.mutable_data(), true};
@@ -114,6 +114,8 @@ class EmulatedLoss {
                                  nullptr);
     return row_parts;
   }
+
+  py::array_t<float> row_state() const { return row_state_; }
 
   py::array_t<int32_t> counts(Numbers positives) {
     list_known_positives(positives, std::nullopt);
@@ -211,6 +213,7 @@ void bind_similarity_loss(py::module_& m) {
            py::arg("parameters"), py::arg("normalize"), py::arg("reduction"), py::arg("exclude_diagonal"),
            py::arg("precise"), py::arg("multiprocessors"))
       .def("forward", &EmulatedLoss::forward, "(loss, row_state, normalizer, active)")
+      .def("row_state", &EmulatedLoss::row_state, "[3, rows]")
       .def("states", &EmulatedLoss::states, py::arg("members"), py::arg("positives"))
       .def("finish", &EmulatedLoss::finish, py::arg("states"), py::arg("columns"))
       .def("counts", &EmulatedLoss::counts, py::arg("positives"))
