@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +19,6 @@ import ccp_fast.functional as F
 from ccp_fast.distributed import ShardedLoss, ShardedProxies, traced
 
 CLASSES, PROXIES, INPUTS, DIM, STEPS = 13, 2, 6, 8, 50
-
-
-class Step(NamedTuple):
-    loss: float
 
 
 def make_network(dtype: torch.dtype) -> nn.Module:
@@ -72,10 +68,8 @@ def train(
 def compare(ranks: int, wrapper: str, name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
     rank = dist.get_rank()
     plain = make_network(dtype)
-    start = ShardedProxies(
-        CLASSES, PROXIES, DIM, dtype=dtype, group=dist.new_group([rank], use_local_synchronization=True)
-    )
-    assert start.comm.size == 1  # a group of this rank alone has all classes
+    alone = dist.new_group([rank], use_local_synchronization=True)
+    start = ShardedProxies(CLASSES, PROXIES, DIM, alone, dtype=dtype)
     expected = train(
         plain, ShardedLoss(getattr(F, name), start, **options), start.proxies, ranks, None, dtype
     )

@@ -1,7 +1,8 @@
-"""The CUDA kernels of sharded losses, run by the emulator: two shards' states are those of one, and so are gradients."""
+"""The CUDA kernels of sharded losses, run by the emulator: two shards give what one does."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import emulator
@@ -25,7 +26,7 @@ class Shard(NamedTuple):
 def shards_of(pairs: Pairs, settings: Settings, cuts: list[int]) -> list[Shard]:
     assert pairs.references is not None
     shards = []
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in pairwise(cuts):
         proxies = pairs.references[begin:end].reshape(-1, pairs.references.shape[2]).contiguous()
         samples = (pairs.anchors.numpy(), "float32", (pairs.labels - begin).numpy(), 1)
         others = (proxies.numpy(), "float32", None, pairs.references.shape[1])
@@ -79,7 +80,7 @@ def test_rows_that_are_proxies_live_in_one_shard(loss: str) -> None:
     settings = LOSSES[loss]._replace(reduction="none", proxy_rows=True)
     pairs = make_pairs("proxies", 70, 79, 45)
     assert pairs.references is not None
-    classes, per_class, _ = pairs.references.shape
+    classes = len(pairs.references)
     truth, eager = dense(pairs, settings, torch.float64), dense(pairs, settings, torch.float32)
     members = _MEMBERS.get(loss, _MEMBERS_OF_POSITIVES_AND_NEGATIVES)
     values = []

@@ -45,7 +45,7 @@ def traced() -> Iterator[list[Message]]:
 
 
 @contextmanager
-def clear_errors(what: str, group: dist.ProcessGroup | None = None) -> Iterator[None]:
+def clear_errors(what: str) -> Iterator[None]:
     """Turns what a backend says when a peer is gone into a `RankLost` that says what to do.
 
     For your own collectives and those of DDP and FSDP2, put it around the training loop.
@@ -159,6 +159,12 @@ class Communicator:
         with clear_errors(name):
             dist.all_reduce(out, group=self.group)
         return out
+
+    def barrier(self, name: str) -> None:
+        """All ranks come here before one goes on."""
+        if self.size > 1:
+            with clear_errors(name):
+                dist.barrier(group=self.group)
 
     def _gather(self, x: Tensor, name: str) -> Tensor:
         out = x.new_empty((self.size * x.numel(),))

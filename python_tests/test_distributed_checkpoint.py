@@ -1,0 +1,157 @@
+"""A checkpoint written by n ranks and read by m: the training goes on as if nothing had been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import on_ranks
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import ccp_fast.functional as F
+from ccp_fast.distributed import ShardedProxies, checkpoint
+
+pytest.importorskip("safetensors", reason="checkpoints are safetensors: pip install 'ccp-fast[train]'")
+
+CLASSES, PROXIES, DIM = 11, 2, 4
+FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+
+
+class Training:
+    """Network, proxies, an optimizer each."""
+
+    def __init__(self, wrapper: str | None, shard_sizes: list[int] | None = None) -> None:
+        torch.manual_seed(0)
+        self.network: nn.Module = nn.Linear(3, DIM).double()
+        if wrapper == "ddp":
+            self.network = DistributedDataParallel(self.network)
+        elif wrapper == "fsdp":
+            fully_shard(self.network, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+        self.proxies = ShardedProxies(
+            CLASSES, PROXIES, DIM, dtype=torch.float64, shard_sizes=shard_sizes, averaged=wrapper is not None
+        )
+        self.of_network = torch.optim.Adam(self.network.parameters(), lr=1e-2)
+        self.of_proxies = torch.optim.AdamW([self.proxies.proxies], lr=1e-2, amsgrad=True)
+
+    def step(self, number: int) -> float:
+        """The batch is split over however many ranks there are."""
+        generator = torch.Generator().manual_seed(number)
+        inputs = torch.randn(12, 3, generator=generator, dtype=torch.float64)
+        labels = torch.randint(0, CLASSES, (12,), generator=generator)
+        own = slice(self.proxies.comm.rank, None, self.proxies.comm.size)
+        value = F.proxy_nca(self.network(inputs[own]), self.proxies, labels[own])
+        value.backward()
+        for optimizer in (self.of_network, self.of_proxies):
+            optimizer.step()
+            optimizer.zero_grad()
+        return float(value.detach())
+
+    def others(self) -> dict[str, Any]:
+        return {
+            "network": get_model_state_dict(self.network),
+            "optimizer": tensors_of(get_optimizer_state_dict(self.network, self.of_network, options=FLAT)),
+        }
+
+    def save(self, folder: Path, number: int) -> None:
+        checkpoint.save(folder, self.proxies, self.of_proxies, self.others(), {"step": number})
+
+    def load(self, folder: Path) -> int:
+        for p in self.network.parameters():  # a state to read into
+            p.grad = torch.zeros_like(p)
+        self.of_network.step()
+        self.of_network.zero_grad()
+        others = self.others()
+        numbers = checkpoint.load(folder, self.proxies, self.of_proxies, others)
+        set_model_state_dict(self.network, others["network"])
+        whole = get_optimizer_state_dict(self.network, self.of_network, options=FLAT)
+        set_optimizer_state_dict(
+            self.network, self.of_network, {**whole, **others["optimizer"]}, options=FLAT
+        )
+        return int(numbers["step"])
+
+
+def tensors_of(state: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: x for name, x in state.items() if isinstance(x, Tensor)}
+
+
+def write(folder: Path, wrapper: str, shard_sizes: list[int] | None) -> None:
+    training = Training(wrapper, shard_sizes)
+    for number in range(4):
+        training.step(number)
+    training.save(folder, 3)
+    training.step(4)
+    training.save(folder, 4)  # an older one is replaced
+
+
+def read(folder: Path, wrapper: str, expected: list[float]) -> None:
+    training = Training(wrapper)
+    assert training.load(folder) == 4
+    got = [training.step(number) for number in range(5, 8)]
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+def one_process(steps: int) -> list[float]:
+    training = Training(None)
+    return [training.step(number) for number in range(steps)]
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_ranks_may_be_others(tmp_path: Path, wrapper: str) -> None:
+    expected = one_process(8)[5:]
+    folder = tmp_path / "checkpoint"
+    on_ranks(3, write, folder, wrapper, [5, 0, 6])
+    assert sorted(p.suffix for p in folder.iterdir()) == [".safetensors"] * len(list(folder.iterdir()))
+    for ranks in (2, 4):
+        on_ranks(ranks, read, folder, wrapper, expected)
+
+
+def test_what_is_no_checkpoint_is_told(tmp_path: Path) -> None:
+    proxies = ShardedProxies(CLASSES, PROXIES, DIM)
+    with pytest.raises(checkpoint.CheckpointError, match=r"expected the folder of a checkpoint"):
+        checkpoint.load(tmp_path / "none", proxies)
+    checkpoint.save(tmp_path / "one", proxies)
+    other = ShardedProxies(CLASSES, PROXIES, DIM + 1)
+    before = other.proxies.detach().clone()
+    with pytest.raises(checkpoint.CheckpointError, match=r"expected ccp_fast.proxies of shape \[11, 2, 5\]"):
+        checkpoint.load(tmp_path / "one", other)
+    assert torch.equal(other.proxies, before)
+    with pytest.raises(TypeError, match=r"others\.name: expected tensors"):
+        checkpoint.save(tmp_path / "two", proxies, others={"name": "text"})
+
+
+def test_sampling_goes_on_with_the_next_draw(tmp_path: Path) -> None:
+    def steps(proxies: ShardedProxies, optimizer: torch.optim.Optimizer, numbers: range) -> None:
+        for number in numbers:
+            generator = torch.Generator().manual_seed(number)
+            labels = torch.randint(0, CLASSES, (3,), generator=generator)
+            F.proxy_nca(torch.randn(3, DIM, generator=generator), proxies, labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def make() -> tuple[ShardedProxies, torch.optim.Optimizer]:
+        proxies = ShardedProxies(CLASSES, PROXIES, DIM, sample_rate=0.5)
+        optimizer = torch.optim.AdamW([proxies.proxies], lr=0.1)
+        proxies.attach(optimizer)
+        return proxies, optimizer
+
+    whole, optimizer = make()
+    steps(whole, optimizer, range(3))
+    checkpoint.save(tmp_path / "checkpoint", whole, optimizer)
+    steps(whole, optimizer, range(3, 6))
+    resumed, optimizer = make()
+    checkpoint.load(tmp_path / "checkpoint", resumed, optimizer)
+    steps(resumed, optimizer, range(3, 6))
+    assert torch.equal(resumed.proxies, whole.proxies)
