@@ -13,7 +13,7 @@ from emulated_loss import Pairs, Settings, dense
 from test_emulated_similarity_loss import LOSSES, make_pairs
 from torch import Tensor
 
-from ccp_fast.ops.similarity_shard import _MEMBERS, _MEMBERS_OF_POSITIVES_AND_NEGATIVES, ROW_PARTS
+from ccp_fast.ops.similarity_shard import ROW_PARTS, members_of
 from ccp_fast.reference.pairs import normalise
 
 
@@ -54,7 +54,7 @@ def test_two_shards_are_one(loss: str) -> None:
     classes, per_class, _ = pairs.references.shape
     shards = shards_of(pairs, settings, [0, 7, classes])
     positives = distances_of_positives(pairs, settings) if loss == "triplet" else None
-    members = _MEMBERS.get(loss, _MEMBERS_OF_POSITIVES_AND_NEGATIVES)
+    members = members_of(loss)
     states = np.stack([shard.kernels.states(members, positives) for shard in shards])
     truth, eager = dense(pairs, settings, torch.float64), dense(pairs, settings, torch.float32)
     counts = None
@@ -82,7 +82,7 @@ def test_rows_that_are_proxies_live_in_one_shard(loss: str) -> None:
     assert pairs.references is not None
     classes = len(pairs.references)
     truth, eager = dense(pairs, settings, torch.float64), dense(pairs, settings, torch.float32)
-    members = _MEMBERS.get(loss, _MEMBERS_OF_POSITIVES_AND_NEGATIVES)
+    members = members_of(loss)
     values = []
     for shard in shards_of(pairs, settings, [0, 7, classes]):
         value, *_ = shard.kernels.forward()  # positives are listed here, as the op does

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import ccp_fast.ops  # noqa: F401
-from ccp_fast.ops.similarity_loss import SAVED_PER_ROW
+from ccp_fast.ops.similarity_loss import LOSS_NAMES, SAVED_PER_ROW
 from ccp_fast.reference.pairs import Normalize
 
 ROW_PARTS = 6  # members of RowParts in csrc/losses/loss.h
@@ -22,9 +22,12 @@ _finish = torch.ops.ccp_fast.similarity_finish.default
 _counts = torch.ops.ccp_fast.similarity_shard_counts.default
 _backward = torch.ops.ccp_fast.similarity_shard_backward.default
 
-# Numbers of a row's state, by the name of the loss.
-_MEMBERS = {"triplet": 4, "contrastive_l2": 4, "contrastive_cosine": 4, "negative_lse": 2}
-_MEMBERS_OF_POSITIVES_AND_NEGATIVES = 4  # two log-sum-exps
+
+def members_of(loss: str) -> int:
+    """Numbers of a row's state: two sums and their counts, or two log-sum-exps of two numbers each."""
+    if loss not in LOSS_NAMES:
+        raise ValueError(f"loss: expected one of {', '.join(LOSS_NAMES)}, got {loss!r}")
+    return 2 if loss == "negative_lse" else 4
 
 
 class LossSpec(NamedTuple):
@@ -131,9 +134,8 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     samples, columns = anchors.shape[0], proxies.shape[0] * proxies.shape[1]
     rows = columns if proxy_rows else samples
-    members = _MEMBERS.get(loss, _MEMBERS_OF_POSITIVES_AND_NEGATIVES)
     return (
-        anchors.new_empty((members, rows), dtype=_number_dtype(anchors, proxies)),
+        anchors.new_empty((members_of(loss), rows), dtype=_number_dtype(anchors, proxies)),
         anchors.new_empty((torch.sym_max(samples, columns),), dtype=torch.uint8),
     )
 
