@@ -7,7 +7,7 @@ of ranks, and `planner` says beforehand what it takes.
 
 from ccp_fast.distributed.communication import Message, RankLost, clear_errors, traced
 from ccp_fast.distributed.evaluation import retrieval
-from ccp_fast.distributed.pool import embed_own_pool, own_pool
+from ccp_fast.distributed.pool import embed_own_pool
 from ccp_fast.distributed.proxies import ShardedProxies
 from ccp_fast.distributed.sharded_loss import ShardedLoss
 
@@ -18,7 +18,6 @@ __all__ = [
     "ShardedProxies",
     "clear_errors",
     "embed_own_pool",
-    "own_pool",
     "retrieval",
     "traced",
 ]

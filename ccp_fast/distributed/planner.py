@@ -53,7 +53,7 @@ class Setup:
     bandwidth: float = 50e9  # between ranks, of each: 400 Gbit/s
     latency: float = 5e-6  # of a message between two ranks
     memory_bandwidth: float = 3.35e12  # H100 SXM
-    flops: float = 400e12  # of products the kernels reach; bfloat16
+    flops: float = 150e12  # of products: about an H100 with float32 in three tf32 products
     on_gpu: bool = True
 
     @property
