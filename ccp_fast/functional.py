@@ -44,7 +44,7 @@ from ccp_fast.ops.similarity_shard import LossSpec
 from ccp_fast.projection import projection_grad_
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.reference.reduction import Count, Parts, reduce
-from ccp_fast.references import SplitReferences
+from ccp_fast.references import SplitProxies, SplitReferences
 from ccp_fast.selection import FarthestPoints, farthest_points
 
 __all__ = [
@@ -209,12 +209,9 @@ def proxy_nca(
     _one_of("variant", variant, ("plus_plus", "original"))
     _one_of("assignment", assignment, ("static", "dynamic"))
     _positive("temperature", temperature)
-    name = "proxy_nca" if variant == "plus_plus" else "proxy_nca_original"
-    if assignment == "dynamic" and isinstance(references, SplitReferences):
-        _check_split(reference_labels, exclude_self)
-        spec = LossSpec(name, [temperature], normalize or "none", reduction, anchor == "proxy")
-        return references.assigned_loss(anchors, labels, spec)
-    if (
+    if assignment == "dynamic" and isinstance(references, SplitProxies):
+        references = references.assigned()
+    elif (
         assignment == "dynamic"
         and isinstance(references, Tensor)
         and references.dim() == 3
@@ -226,7 +223,7 @@ def proxy_nca(
         references = proxies[nearest_reference(anchors, proxies, normalize=normalize).indices]
         reference_labels = labels
     return _loss(
-        name,
+        "proxy_nca" if variant == "plus_plus" else "proxy_nca_original",
         [temperature],
         anchors,
         references,
@@ -420,11 +417,11 @@ def soft_triple(
         reduction,
         anchor,
     )
-    if references is None or tau == 0:
-        return value
-    if isinstance(references, SplitReferences):
+    if isinstance(references, SplitProxies) and tau != 0:
         return value + tau * references.centre_spread(reduction == "none")
-    return value if references.dim() == 2 else value + tau * centre_spread(references)
+    if not isinstance(references, Tensor) or references.dim() == 2 or tau == 0:
+        return value
+    return value + tau * centre_spread(references)
 
 
 def _loss(

@@ -10,19 +10,20 @@ from ccp_fast.ops.similarity_shard import LossSpec
 
 
 class SplitReferences(ABC):
-    """Proxies [C, K, D] that lie in parts, as those of `ccp_fast.distributed.ShardedProxies` do.
-
-    A loss of `ccp_fast.functional` takes them where it takes a tensor, and hands its own part of the work over.
-    """
+    """References that compute a loss themselves: each function hands its own part of the work over."""
 
     @abstractmethod
     def loss(self, anchors: Tensor, labels: Tensor, spec: LossSpec) -> Tensor:
-        """The loss of all anchors against all proxies."""
+        """The loss of all anchors against all of these."""
+
+
+class SplitProxies(SplitReferences):
+    """Proxies [C, K, D] that lie in parts, as those of `ccp_fast.distributed.ShardedProxies` do."""
 
     @abstractmethod
     def centre_spread(self, per_row: bool) -> Tensor:
         """SoftTriple's regulariser, the mean over all classes. per_row: it is added to values of rows."""
 
     @abstractmethod
-    def assigned_loss(self, anchors: Tensor, labels: Tensor, spec: LossSpec) -> Tensor:
-        """The loss of all anchors against the proxies that are nearest to them: Proxy-NCA's dynamic assignment."""
+    def assigned(self) -> SplitReferences:
+        """For each anchor the proxy nearest to it: Proxy-NCA's dynamic assignment."""

@@ -10,21 +10,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ccp_fast.distributed.assigned import AssignedProxies
 from ccp_fast.distributed.batch import Batch, SharedBatch, gather_batch
 from ccp_fast.distributed.communication import Communicator
 from ccp_fast.distributed.loss import Part, SumOverRanks, sharded_loss
 from ccp_fast.distributed.row_sparse import RowSparse
 from ccp_fast.distributed.sampling import Negatives, hard_scores, random_scores, sample_classes
-from ccp_fast.neighbors import nearest_reference
 from ccp_fast.ops.centre_spread import centre_spread
-from ccp_fast.ops.similarity_loss import similarity_loss
 from ccp_fast.ops.similarity_shard import LossSpec
-from ccp_fast.references import SplitReferences
+from ccp_fast.references import SplitProxies, SplitReferences
 
 _BLOCK = 1024  # classes whose first proxies one seed draws
 
 
-class ShardedProxies(nn.Module, SplitReferences):
+class ShardedProxies(nn.Module, SplitProxies):
     """K proxies of each of C classes, cut by class: rank r owns those of the classes shard(r) alone.
 
     Takes the place of proxies [C, K, D] in every loss of `ccp_fast.functional`:
@@ -155,7 +154,7 @@ class ShardedProxies(nn.Module, SplitReferences):
         return batch
 
     def loss(self, anchors: Tensor, labels: Tensor, spec: LossSpec) -> Tensor:
-        """See `ccp_fast.references.SplitReferences`."""
+        """See `ccp_fast.references.SplitProxies`."""
         batch = self.gather(anchors, labels)
         proxies, own_labels, classes = self._taking_part(batch, spec)
         self._last = proxies, classes
@@ -188,35 +187,12 @@ class ShardedProxies(nn.Module, SplitReferences):
         own_labels = place[own_labels.masked_fill(outside, local)]
         return self._row_sparse.sample(sample.classes), own_labels, sample.total
 
-    def assigned_loss(self, anchors: Tensor, labels: Tensor, spec: LossSpec) -> Tensor:
-        """See `ccp_fast.references.SplitReferences`. Every rank computes it in full; M·D numbers are added up."""
-        if spec.reduction == "none":
-            raise ValueError(
-                'reduction: expected a sum or mean with assignment="dynamic" and sharded proxies, got "none"'
-            )
-        everyone, every_label = self.pairs(anchors, labels)
-        flat = self.proxies.flatten(0, 1)
-        if len(flat):
-            indices, distances = nearest_reference(
-                everyone.detach(), flat.detach(), normalize=spec.how_normalized
-            )
-        else:
-            indices = every_label.new_zeros(0)
-            distances = everyone.new_full((len(everyone),), torch.inf, dtype=torch.float32)
-        # Of equal distances the lowest rank's, which has the lowest classes.
-        nearest_rank = self.comm.gather(distances.double(), "distances to proxies").argmin(0)
-        here = nearest_rank == self.comm.rank
-        share = flat.new_zeros((len(everyone), flat.shape[1]))
-        if len(flat):
-            share = torch.where(here[:, None], flat[indices], 0.0)
-        assigned = SumOverRanks.apply(share, self.comm, "assigned proxies", False)  # type: ignore[no-untyped-call]
-        return similarity_loss(
-            everyone, assigned, every_label, every_label,
-            spec.name, spec.parameters, spec.normalize, spec.reduction, spec.proxy_rows, False,
-        )  # fmt: skip
+    def assigned(self) -> SplitReferences:
+        """See `ccp_fast.references.SplitProxies`."""
+        return AssignedProxies(self)
 
     def centre_spread(self, per_row: bool) -> Tensor:
-        """See `ccp_fast.references.SplitReferences`."""
+        """See `ccp_fast.references.SplitProxies`."""
         proxies, classes = self._last
         if len(proxies):
             share = centre_spread(proxies) * (len(proxies) / classes)
