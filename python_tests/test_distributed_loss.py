@@ -40,7 +40,7 @@ class Layout(NamedTuple):
 
 LAYOUTS = {
     1: [Layout([9], None)],
-    2: [Layout([5, 4], None), Layout([0, 9], [10, 1]), Layout([70, 3], [0, 11])],
+    2: [Layout([5, 4], None), Layout([0, 9], [10, 1]), Layout([70, 3], [0, 11]), Layout([0, 0], None)],
     3: [Layout([4, 0, 5], [7, 0, 4])],
     4: [Layout([1, 4, 0, 7], [1, 5, 3, 2])],
 }

@@ -51,7 +51,9 @@ def sample_classes(labels: Tensor, bounds: list[int], rank: int, rate: float, sc
 
 def random_scores(classes: int, seed: int, draw: int, rank: int, device: torch.device) -> Tensor:
     """[C_r] uniform: every class is as likely as any other to be a negative."""
-    generator = torch.Generator(device).manual_seed(hash((seed, draw, rank)) & (2**63 - 1))
+    # Large odd factors keep the ranges of seeds, draws and ranks apart.
+    mixed = (seed * 0x9E3779B97F4A7C15 + draw * 0xD1342543DE82EF95 + rank) % 2**63
+    generator = torch.Generator(device).manual_seed(mixed)
     return torch.rand(classes, generator=generator, device=device)
 
 
