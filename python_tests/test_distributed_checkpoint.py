@@ -21,8 +21,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+import ccp_fast
 import ccp_fast.functional as F
-from ccp_fast.distributed import ShardedProxies, checkpoint
+from ccp_fast.distributed import ShardedLoss, ShardedProxies, checkpoint, embed_own_pool
+from ccp_fast.samplers import ClassPoolSampler
 
 pytest.importorskip("safetensors", reason="checkpoints are safetensors: pip install 'ccp-fast[train]'")
 
@@ -155,3 +157,77 @@ def test_sampling_goes_on_with_the_next_draw(tmp_path: Path) -> None:
     checkpoint.load(tmp_path / "checkpoint", resumed, optimizer)
     steps(resumed, optimizer, range(3, 6))
     assert torch.equal(resumed.proxies, whole.proxies)
+
+
+class CcpTraining:
+    """CCP with evaluations in between, whose metric is a made-up function of the step."""
+
+    def __init__(self, wrapper: str | None) -> None:
+        torch.manual_seed(0)
+        network = nn.Linear(3, DIM).double()
+        self.forward: nn.Module = network
+        if wrapper == "ddp":
+            self.forward = DistributedDataParallel(network)
+        elif wrapper == "fsdp":
+            fully_shard(network, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+        self.network = network
+        self.proxies = ShardedProxies(
+            CLASSES, PROXIES, DIM, dtype=torch.float64, averaged=wrapper is not None
+        )
+        self.ccp = ccp_fast.AlternatingProjections(
+            network,
+            ShardedLoss(F.contrastive, self.proxies, neg_margin=0.9),
+            pool_size=3,
+            lam=0.1,
+            patience=2,
+        )
+        groups = [{"params": list(network.parameters())}, {"params": [self.proxies.proxies]}]
+        self.optimizer = torch.optim.SGD(groups, lr=0.05)
+        self.ccp.attach(self.optimizer)
+        generator = torch.Generator().manual_seed(0)
+        self.inputs = torch.randn(44, 3, generator=generator, dtype=torch.float64)
+        self.labels = torch.arange(44) % CLASSES
+        self.sampler = ClassPoolSampler(self.labels, 3)
+
+    def run(self, steps: range) -> list[float]:
+        values = []
+        for step in steps:
+            if self.ccp.due:
+                self.ccp.project(
+                    lambda k: embed_own_pool(
+                        self.network, self.inputs.__getitem__, self.sampler.pool(k), self.proxies
+                    )
+                )
+            comm = self.proxies.comm
+            own = torch.arange(step, step + 20)[comm.rank :: comm.size] % 44
+            value = self.ccp.loss(self.forward(self.inputs[own]), self.labels[own])
+            value.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            values.append(float(value.detach()))
+            self.ccp.update([0.1, 0.3, 0.2, 0.2, 0.25, 0.22][step % 6])
+        return values
+
+
+def write_ccp(folder: Path, wrapper: str) -> None:
+    training = CcpTraining(wrapper)
+    training.run(range(7))
+    others = {"network": get_model_state_dict(training.network)}
+    checkpoint.save(folder, training.proxies, others=others, ccp=training.ccp)
+
+
+def read_ccp(folder: Path, wrapper: str, expected: list[float]) -> None:
+    training = CcpTraining(wrapper)
+    others = {"network": get_model_state_dict(training.network)}
+    checkpoint.load(folder, training.proxies, others=others, ccp=training.ccp)
+    set_model_state_dict(training.network, others["network"])
+    torch.testing.assert_close(training.run(range(7, 14)), expected, rtol=1e-10, atol=1e-10)
+    assert training.ccp.restore_best() == 0.3
+
+
+@pytest.mark.parametrize(("writer", "reader"), [("ddp", "fsdp"), ("fsdp", "ddp")])
+def test_ccp_goes_on_with_other_ranks(tmp_path: Path, writer: str, reader: str) -> None:
+    expected = CcpTraining(None).run(range(14))[7:]
+    folder = tmp_path / "checkpoint"
+    on_ranks(2, write_ccp, folder, writer)
+    on_ranks(3, read_ccp, folder, reader, expected)

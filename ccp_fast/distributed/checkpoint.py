@@ -37,11 +37,13 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_state_di
 from torch.distributed.checkpoint.state_dict_saver import save as save_state_dict
 from torch.optim import Optimizer
 
+from ccp_fast.ccp import AlternatingProjections
+from ccp_fast.distributed import ccp_state
 from ccp_fast.distributed.communication import clear_errors
 from ccp_fast.distributed.proxies import ShardedProxies
 
 _PROXIES, _STATE, _NUMBERS = "ccp_fast.proxies", "ccp_fast.optimizer.", "ccp_fast.numbers"
-_OTHERS = "others."
+_OTHERS, _CCP = "others.", "ccp_fast.ccp."
 
 
 class CheckpointError(RuntimeError):
@@ -111,6 +113,7 @@ def save(
     optimizer: Optimizer | None = None,
     others: Mapping[str, Any] | None = None,
     numbers: Mapping[str, Any] | None = None,
+    ccp: AlternatingProjections | None = None,
 ) -> None:
     """All ranks write their parts of a checkpoint together; the folder appears once it is whole.
 
@@ -120,7 +123,8 @@ def save(
         optimizer: that holds them; its state of the proxies is saved, not that of other parameters.
         others: nested dicts of tensors, the same on all ranks, and of DTensors: what
             `torch.distributed.checkpoint.state_dict.get_state_dict` gives of a network under DDP or FSDP2.
-        numbers: what goes into JSON, the same on all ranks: steps done, the state of `AlternatingProjections` apart.
+        numbers: what goes into JSON, the same on all ranks, such as steps done.
+        ccp: whose state is saved, with its copies of network and proxies.
 
     Raises RankLost if another rank dies meanwhile; the folder is then as it was before.
     """
@@ -130,10 +134,12 @@ def save(
         shutil.rmtree(part)
     comm.barrier("checkpoint begins")
     state = _tensors(proxies, optimizer) | _flat(others or {}, _OTHERS)
-    text = json.dumps(
-        {"draws": int(proxies.draws), "steps": _steps(proxies, optimizer), "own": numbers or {}}
-    )
-    state[_NUMBERS] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    content = {"draws": int(proxies.draws), "steps": _steps(proxies, optimizer), "own": numbers or {}}
+    if ccp is not None:
+        of_ccp = ccp_state.take_apart(ccp)
+        state |= _of_ccp(of_ccp, proxies)
+        content["ccp"] = of_ccp.numbers
+    state[_NUMBERS] = torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
     writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
     with clear_errors("checkpoint"), _without_a_warning():
         save_state_dict(
@@ -145,13 +151,7 @@ def save(
         )
     comm.barrier("checkpoint is whole")
     if comm.rank == 0:
-        if target.exists():
-            old = target.with_name(target.name + ".old")
-            os.replace(target, old)
-            os.replace(part, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(part, target)
+        _replace(target, part)
     comm.barrier("checkpoint has its name")
 
 
@@ -160,48 +160,98 @@ def load(
     proxies: ShardedProxies,
     optimizer: Optimizer | None = None,
     others: Mapping[str, Any] | None = None,
+    ccp: AlternatingProjections | None = None,
 ) -> dict[str, Any]:
     """All ranks read their parts, in place, whatever number of ranks wrote them; returns the `numbers`.
 
     others: like those saved; their tensors are written to. `set_state_dict` then puts them into the network.
     Raises CheckpointError, before anything is changed, for a folder without a checkpoint and one of other sizes.
     """
-    comm, path = proxies.comm, Path(folder)
-    reader = HuggingFaceStorageReader(str(path))
+    path = Path(folder)
+    if not path.is_dir() and _old(path).is_dir():
+        path = _old(path)  # it was being replaced when it all ended
     if not path.is_dir() or not any(path.glob("*.safetensors")):
         raise CheckpointError(f"{path}: expected the folder of a checkpoint, found none")
-    found = reader.read_metadata().state_dict_metadata
-    names = [name.removeprefix(_STATE) for name in found if name.startswith(_STATE)] if optimizer else []
+    found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    numbers = _read_numbers(path, found, proxies)
     wanted = _tensors(proxies, None) | _flat(others or {}, _OTHERS)
+    names = [name.removeprefix(_STATE) for name in found if name.startswith(_STATE)] if optimizer else []
     for name in names:
         like = torch.zeros_like(proxies.proxies, dtype=_dtype(found[_STATE + name]))
         wanted[_STATE + name] = _rows(like, proxies)
+    of_ccp = None
+    if ccp is not None:
+        if "ccp" not in numbers:
+            raise CheckpointError(f"{path}: expected the state of AlternatingProjections, got none")
+        of_ccp = ccp_state.make_room(ccp, numbers["ccp"])
+        wanted |= _of_ccp(of_ccp, proxies)
     for name, tensor in wanted.items():
         meta = found.get(name)
         size = tensor.size if isinstance(tensor, _Rows) else tensor.shape
         if not isinstance(meta, TensorStorageMetadata) or meta.size != size:
             got = "none" if meta is None else f"shape {list(meta.size)}"  # type: ignore[union-attr]
             raise CheckpointError(f"{path}: expected {name} of shape {list(size)}, got {got}")
-    text = torch.empty(found[_NUMBERS].size, dtype=torch.uint8)  # type: ignore[union-attr]
-    wanted[_NUMBERS] = text
+    _read(path, wanted, proxies)
+    proxies.draws.fill_(numbers["draws"])
+    if optimizer is not None and (names or numbers["steps"]):
+        steps = _as_kept(numbers["steps"], optimizer, proxies)
+        optimizer.state[proxies.proxies] = {name: wanted[_STATE + name].local for name in names} | steps
+    if ccp is not None and of_ccp is not None:
+        ccp_state.put_together(ccp, of_ccp)
+    own: dict[str, Any] = numbers["own"]
+    return own
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(path.name + ".old")
+
+
+def _replace(target: Path, part: Path) -> None:
+    """At any moment there is a whole checkpoint, here or in the folder beside."""
+    if target.exists():
+        if _old(target).exists():
+            shutil.rmtree(_old(target))
+        os.replace(target, _old(target))
+    os.replace(part, target)
+    if _old(target).exists():
+        shutil.rmtree(_old(target))
+
+
+def _read(path: Path, wanted: dict[str, Any], proxies: ShardedProxies) -> None:
+    comm = proxies.comm
     with clear_errors("checkpoint"), _without_a_warning():
         load_state_dict(
             {name: value for name, value in wanted.items() if isinstance(value, Tensor)},
-            storage_reader=reader,
+            storage_reader=HuggingFaceStorageReader(str(path)),
             planner=_LoadPlanner(wanted),
             process_group=comm.group,
             no_dist=comm.size == 1,
         )
-    numbers = json.loads(bytes(text.tolist()))
-    proxies.draws.fill_(numbers["draws"])
-    if optimizer is not None:
-        state: dict[str, Any] = {name: wanted[_STATE + name].local for name in names}
-        for name, value in numbers["steps"].items():
-            state[name] = torch.tensor(value, dtype=torch.float32)
-        if state:
-            optimizer.state[proxies.proxies] = state
-    own: dict[str, Any] = numbers["own"]
-    return own
+
+
+def _read_numbers(path: Path, found: Mapping[str, Any], proxies: ShardedProxies) -> dict[str, Any]:
+    if _NUMBERS not in found:
+        raise CheckpointError(f"{path}: expected a checkpoint of this package, got one of something else")
+    text = torch.empty(found[_NUMBERS].size, dtype=torch.uint8)
+    _read(path, {_NUMBERS: text}, proxies)
+    numbers: dict[str, Any] = json.loads(bytes(text.tolist()))
+    return numbers
+
+
+def _of_ccp(state: ccp_state.CcpState, proxies: ShardedProxies) -> dict[str, Any]:
+    rows = {f"{_CCP}{name}.proxies": _rows(x, proxies) for name, x in state.rows.items()}
+    return {_CCP + name: x.detach() for name, x in state.tensors.items()} | rows
+
+
+def _as_kept(steps: Mapping[str, float], optimizer: Optimizer, proxies: ShardedProxies) -> dict[str, Tensor]:
+    """Numbers of steps where the optimizer wants them: beside the parameter if a kernel reads them there."""
+    on_device = any(
+        group.get("fused") or group.get("capturable")
+        for group in optimizer.param_groups
+        if any(p is proxies.proxies for p in group["params"])
+    )
+    device = proxies.proxies.device if on_device else torch.device("cpu")
+    return {name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in steps.items()}
 
 
 @contextmanager
