@@ -28,8 +28,12 @@ class Batch(NamedTuple):
 def gather_batch(comm: Communicator, embeddings: Tensor, labels: Tensor) -> Batch:
     """Two collectives: the sizes (on a GPU they are waited for), and the rows, each with its label.
 
-    Raises ValueError on every rank if one has embeddings of another width or dtype than the first.
+    Raises ValueError on every rank if one has embeddings of another width or dtype than the first, and on this one
+    for labels that do not fit.
     """
+    if labels.dtype != torch.int64 or labels.shape != embeddings.shape[:1]:
+        got = f"{str(labels.dtype).removeprefix('torch.')} of shape {list(labels.shape)}"
+        raise ValueError(f"labels: expected int64 of shape [{len(embeddings)}], got {got}")
     kind = [len(embeddings), embeddings.shape[1], _DTYPES.index(embeddings.dtype)]
     every = comm.gather_integers(kind, embeddings.device, "batch sizes")
     for rank, (_, dim, dtype) in enumerate(every):

@@ -37,10 +37,6 @@ class Part:
     scale: float  # of the embeddings' gradients
     overlap: bool  # two kernels in backward, so that the first one's result travels while the second runs
 
-    def own(self) -> slice:
-        """Of the batch's samples."""
-        return self.batch.own(self.comm.rank)
-
 
 def sharded_loss(embeddings: Tensor, proxies: Tensor, part: Part) -> Tensor:
     """The loss of all samples of all ranks, the same on each; with reduction "none" this rank's rows."""
@@ -66,8 +62,9 @@ class _ShardedLoss(torch.autograd.Function):
             row_state, totals = _tell_everyone(part, row_state, parts)
             rows = len(batch.labels)
         normalizer = _normalizer(totals, rows, spec.reduction)
-        ctx.part, ctx.shard = part, shard._replace(proxies=proxies[:0])
-        ctx.save_for_backward(proxies, row_state, normalizer, active)
+        ctx.part, ctx.positives = part, shard.positives
+        # Alone, the batch is the embeddings themselves: saved, so that a change of theirs is noticed.
+        ctx.save_for_backward(embeddings, proxies, row_state, normalizer, active)
         if spec.reduction == "none":
             return (parts[0] + parts[1]).to(states.dtype)
         return (totals[:2] / normalizer).sum().to(states.dtype)
@@ -77,8 +74,8 @@ class _ShardedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         part: Part = ctx.part
         comm, spec, sizes = part.comm, part.spec, part.batch.sizes
-        proxies, row_state, normalizer, active = ctx.saved_tensors
-        shard = ctx.shard._replace(proxies=proxies.detach())
+        _, proxies, row_state, normalizer, active = ctx.saved_tensors
+        shard = Shard(part.batch.embeddings, proxies.detach(), part.labels, ctx.positives)
         need_embeddings, need_proxies = ctx.needs_input_grad[:2]
         if spec.reduction == "none" and not spec.proxy_rows:
             grad_loss = comm.gather_rows(grad_loss.contiguous(), sizes, "gradients of rows")

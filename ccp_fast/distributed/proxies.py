@@ -24,7 +24,7 @@ _BLOCK = 1024  # classes whose first proxies one seed draws
 
 
 class ShardedProxies(nn.Module, SplitProxies):
-    """K proxies of each of C classes, cut by class: rank r owns those of the classes shard(r) alone.
+    """K proxies of each of C classes, cut by class: each rank owns those of some, and of nobody else's.
 
     Takes the place of proxies [C, K, D] in every loss of `ccp_fast.functional`:
 
@@ -105,10 +105,8 @@ class ShardedProxies(nn.Module, SplitProxies):
         self.proxies = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
         self._row_sparse = RowSparse(self.proxies)
-        self._last: tuple[Tensor, int] = (
-            self.proxies,
-            num_classes,
-        )  # proxies of the last loss, of so many classes
+        # Proxies that took part in the last loss, and classes of all ranks that did.
+        self._last: tuple[Tensor, int] = (self.proxies, num_classes)
         self.reset_parameters()
 
     @property
@@ -143,14 +141,12 @@ class ShardedProxies(nn.Module, SplitProxies):
         """The samples of all ranks; ValueError, on every rank, for labels outside [0, C)."""
         batch = gather_batch(self.comm, embeddings, labels)
         # As with proxies in one piece: on a GPU labels are not waited for.
-        wrong = (
-            None if labels.is_cuda else ((batch.labels < 0) | (batch.labels >= self.num_classes)).nonzero()
-        )
-        if wrong is not None and len(wrong):
-            raise ValueError(
-                f"labels: expected values in [0, {self.num_classes}), the classes of all ranks, "
-                f"got {int(batch.labels[wrong[0]])}"
-            )
+        if not labels.is_cuda:
+            wrong = batch.labels[(batch.labels < 0) | (batch.labels >= self.num_classes)]
+            if len(wrong):
+                raise ValueError(
+                    f"labels: expected values in [0, {self.num_classes}), the classes of all ranks, got {int(wrong[0])}"
+                )
         return batch
 
     def loss(self, anchors: Tensor, labels: Tensor, spec: LossSpec) -> Tensor:

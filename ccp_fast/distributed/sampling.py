@@ -27,24 +27,19 @@ def sample_size(classes: int, positives: int, rate: float) -> int:
     return max(positives, math.ceil(rate * classes))
 
 
-def positives_of(labels: Tensor, begin: int, end: int) -> Tensor:
-    """Classes of a shard that the batch has, ascending, counted from the shard's first."""
-    present: Tensor = torch.unique(labels[(labels >= begin) & (labels < end)])
-    return present - begin
-
-
 def sample_classes(labels: Tensor, bounds: list[int], rank: int, rate: float, scores: Tensor) -> Sample:
     """The batch's classes and those of lowest score [C_r] among the others.
 
     labels: of all ranks, so that each rank knows how many classes every other one samples.
     """
-    shards = list(pairwise(bounds))
-    positives = [positives_of(labels, begin, end) for begin, end in shards]
+    present: Tensor = torch.unique(labels)
+    cuts = torch.searchsorted(present, torch.tensor(bounds, device=present.device)).tolist()
     sizes = [
-        sample_size(end - begin, len(present), rate)
-        for (begin, end), present in zip(shards, positives, strict=True)
+        sample_size(end - begin, last - first, rate)
+        for (begin, end), (first, last) in zip(pairwise(bounds), pairwise(cuts), strict=True)
     ]
-    scores = scores.index_fill(0, positives[rank], -torch.inf)  # first of all
+    positives = present[cuts[rank] : cuts[rank + 1]] - bounds[rank]
+    scores = scores.index_fill(0, positives, -torch.inf)  # first of all
     chosen = scores.topk(sizes[rank], largest=False, sorted=False).indices
     return Sample(chosen.sort().values, sum(sizes))
 
