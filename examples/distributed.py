@@ -17,30 +17,29 @@ import argparse
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from own_trainer import make_network
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ccp_fast import functional as F
 from ccp_fast.data import glyphs
-from ccp_fast.distributed import ShardedLoss, ShardedProxies, checkpoint, clear_errors, retrieval
+from ccp_fast.distributed import (
+    ShardedLoss,
+    ShardedProxies,
+    checkpoint,
+    clear_errors,
+    load_network_state,
+    network_state,
+    retrieval,
+)
 from ccp_fast.samplers import MPerClassSampler
 
 DIM = 64
-FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 class Training:
@@ -72,27 +71,15 @@ class Training:
 
     def save(self, folder: Path, step: int) -> None:
         """All ranks together."""
-        checkpoint.save(folder, self.proxies, self.of_proxies, self._others(), {"step": step})
+        others = network_state(self.network, self.of_network)
+        checkpoint.save(folder, self.proxies, self.of_proxies, others, {"step": step})
 
     def load(self, folder: Path) -> int:
         """The number of steps done."""
-        for p in self.network.parameters():  # an optimizer has no state to read into before its first step
-            p.grad = torch.zeros_like(p)
-        self.of_network.step()
-        self.of_network.zero_grad()
-        others = self._others()
-        step = int(checkpoint.load(folder, self.proxies, self.of_proxies, others)["step"])
-        set_model_state_dict(self.network, others["network"])
-        whole = get_optimizer_state_dict(self.network, self.of_network, options=FLAT)
-        set_optimizer_state_dict(
-            self.network, self.of_network, {**whole, **others["optimizer"]}, options=FLAT
-        )
-        return step
-
-    def _others(self) -> dict[str, Any]:
-        optimizer = get_optimizer_state_dict(self.network, self.of_network, options=FLAT)
-        tensors = {name: x for name, x in optimizer.items() if isinstance(x, Tensor)}
-        return {"network": get_model_state_dict(self.network), "optimizer": tensors}
+        others = network_state(self.network, self.of_network)  # to read into
+        numbers = checkpoint.load(folder, self.proxies, self.of_proxies, others)
+        load_network_state(self.network, self.of_network, others)
+        return int(numbers["step"])
 
 
 @torch.no_grad()

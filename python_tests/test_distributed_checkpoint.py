@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from ranks import on_ranks
-from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import ccp_fast
 import ccp_fast.functional as F
-from ccp_fast.distributed import ShardedLoss, ShardedProxies, checkpoint, embed_own_pool
+from ccp_fast.distributed import (
+    ShardedLoss,
+    ShardedProxies,
+    checkpoint,
+    embed_own_pool,
+    load_network_state,
+    network_state,
+)
 from ccp_fast.samplers import ClassPoolSampler
 
 pytest.importorskip("safetensors", reason="checkpoints are safetensors: pip install 'ccp-fast[train]'")
 
 CLASSES, PROXIES, DIM = 11, 2, 4
-FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 class Training:
@@ -61,32 +59,15 @@ class Training:
             optimizer.zero_grad()
         return float(value.detach())
 
-    def others(self) -> dict[str, Any]:
-        return {
-            "network": get_model_state_dict(self.network),
-            "optimizer": tensors_of(get_optimizer_state_dict(self.network, self.of_network, options=FLAT)),
-        }
-
     def save(self, folder: Path, number: int) -> None:
-        checkpoint.save(folder, self.proxies, self.of_proxies, self.others(), {"step": number})
+        others = network_state(self.network, self.of_network)
+        checkpoint.save(folder, self.proxies, self.of_proxies, others, {"step": number})
 
     def load(self, folder: Path) -> int:
-        for p in self.network.parameters():  # a state to read into
-            p.grad = torch.zeros_like(p)
-        self.of_network.step()
-        self.of_network.zero_grad()
-        others = self.others()
+        others = network_state(self.network, self.of_network)
         numbers = checkpoint.load(folder, self.proxies, self.of_proxies, others)
-        set_model_state_dict(self.network, others["network"])
-        whole = get_optimizer_state_dict(self.network, self.of_network, options=FLAT)
-        set_optimizer_state_dict(
-            self.network, self.of_network, {**whole, **others["optimizer"]}, options=FLAT
-        )
+        load_network_state(self.network, self.of_network, others)
         return int(numbers["step"])
-
-
-def tensors_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: x for name, x in state.items() if isinstance(x, Tensor)}
 
 
 def write(folder: Path, wrapper: str, shard_sizes: list[int] | None) -> None:
@@ -181,9 +162,9 @@ class CcpTraining:
             lam=0.1,
             patience=2,
         )
-        groups = [{"params": list(network.parameters())}, {"params": [self.proxies.proxies]}]
-        self.optimizer = torch.optim.SGD(groups, lr=0.05)
-        self.ccp.attach(self.optimizer)
+        self.of_network = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.5)
+        self.of_proxies = torch.optim.SGD([self.proxies.proxies], lr=0.05)
+        self.ccp.attach(self.of_network, self.of_proxies)
         generator = torch.Generator().manual_seed(0)
         self.inputs = torch.randn(44, 3, generator=generator, dtype=torch.float64)
         self.labels = torch.arange(44) % CLASSES
@@ -202,8 +183,9 @@ class CcpTraining:
             own = torch.arange(step, step + 20)[comm.rank :: comm.size] % 44
             value = self.ccp.loss(self.forward(self.inputs[own]), self.labels[own])
             value.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            for optimizer in (self.of_network, self.of_proxies):
+                optimizer.step()
+                optimizer.zero_grad()
             values.append(float(value.detach()))
             self.ccp.update([0.1, 0.3, 0.2, 0.2, 0.25, 0.22][step % 6])
         return values
@@ -212,15 +194,15 @@ class CcpTraining:
 def write_ccp(folder: Path, wrapper: str) -> None:
     training = CcpTraining(wrapper)
     training.run(range(7))
-    others = {"network": get_model_state_dict(training.network)}
+    others = network_state(training.network, training.of_network)
     checkpoint.save(folder, training.proxies, others=others, ccp=training.ccp)
 
 
 def read_ccp(folder: Path, wrapper: str, expected: list[float]) -> None:
     training = CcpTraining(wrapper)
-    others = {"network": get_model_state_dict(training.network)}
+    others = network_state(training.network, training.of_network)
     checkpoint.load(folder, training.proxies, others=others, ccp=training.ccp)
-    set_model_state_dict(training.network, others["network"])
+    load_network_state(training.network, training.of_network, others)
     torch.testing.assert_close(training.run(range(7, 14)), expected, rtol=1e-10, atol=1e-10)
     assert training.ccp.restore_best() == 0.3
 

@@ -7,6 +7,7 @@ of ranks, and `planner` says beforehand what it takes.
 
 from ccp_fast.distributed.communication import Message, RankLost, clear_errors, traced
 from ccp_fast.distributed.evaluation import retrieval
+from ccp_fast.distributed.network_state import load_network_state, network_state
 from ccp_fast.distributed.pool import embed_own_pool
 from ccp_fast.distributed.proxies import ShardedProxies
 from ccp_fast.distributed.sharded_loss import ShardedLoss
@@ -18,6 +19,8 @@ __all__ = [
     "ShardedProxies",
     "clear_errors",
     "embed_own_pool",
+    "load_network_state",
+    "network_state",
     "retrieval",
     "traced",
 ]
