@@ -143,7 +143,8 @@ def save(
     writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
     with clear_errors("checkpoint"), _without_a_warning():
         save_state_dict(
-            state,
+            # Files hold numbers in order, whatever the layout in memory.
+            {name: x.contiguous() if isinstance(x, Tensor) else x for name, x in state.items()},
             storage_writer=writer,
             planner=_SavePlanner(),
             process_group=comm.group,

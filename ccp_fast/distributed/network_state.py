@@ -15,6 +15,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from ccp_fast.alternating.weights import to_shards
+
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
@@ -23,6 +25,7 @@ def network_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 
     The optimizer holds parameters of the network alone. One that has not stepped yet gets its state, of zeros.
     """
+    to_shards(network)
     whole = get_optimizer_state_dict(network, optimizer, options=_FLAT)
     tensors = {name: value for name, value in whole.items() if isinstance(value, Tensor)}
     return {"network": get_model_state_dict(network), "optimizer": tensors}
@@ -30,6 +33,7 @@ def network_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 
 def load_network_state(network: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Go on where `network_state` was taken; rates and other settings of the optimizer stay as they are."""
+    to_shards(network)
     set_model_state_dict(network, state["network"])
     whole = get_optimizer_state_dict(network, optimizer, options=_FLAT)
     set_optimizer_state_dict(network, optimizer, {**whole, **state["optimizer"]}, options=_FLAT)
