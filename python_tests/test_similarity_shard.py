@@ -145,3 +145,64 @@ def test_errors_name_the_argument() -> None:
             ops.backward(one, shard, counts, wrong_state, wrong_normalizer, wrong_active, spec, True, True)
     with pytest.raises(RuntimeError, match="grad_loss: expected one number, or one for each of 9 rows"):
         ops.backward(torch.ones(3), shard, counts, row_state, normalizer, active, spec, True, True)
+
+
+on_a_gpu = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")],
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", on_a_gpu])
+@pytest.mark.parametrize("proxy_rows", [False, True])
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_two_shards_are_the_whole_on(device: str, proxy_rows: bool, loss: str) -> None:
+    """Positives that lie in the other shard included; in float32, against float64 of the whole."""
+    spec = spec_of(loss, proxy_rows)
+    anchors, proxies = vectors(70, 45), vectors(26, 3, 45, seed=1)
+    labels = torch.randint(0, 26, (70,), generator=torch.Generator().manual_seed(2))
+    known = None
+    if spec.needs_positives:
+        unit = torch.nn.functional.normalize
+        known = torch.linalg.vector_norm(unit(anchors, dim=1)[:, None] - unit(proxies[labels], dim=2), dim=2)
+    shards = [
+        Shard(
+            anchors.float().to(device),
+            proxies[cut].float().contiguous().to(device),
+            (labels - cut.start).to(device),
+            None if known is None else known.float().to(device),
+        )
+        for cut in (slice(0, 7), slice(7, 26))
+    ]
+    parts = [ops.states(shard, spec) for shard in shards]
+    if proxy_rows:
+        finished = [ops.finish(states[None], 70, spec) for states, _ in parts]
+        rows = [row_state for row_state, _ in finished]
+        total = sum(values[:2].sum() for _, values in finished)
+    else:
+        row_state, values = ops.finish(torch.stack([states for states, _ in parts]), 78, spec)
+        rows, total = [row_state, row_state], values[:2].sum()
+    counts = None
+    if known is not None:
+        counts = ops.counts(shards[0], spec) + ops.counts(shards[1], spec)
+    one = torch.ones((), device=device)
+    normalizer = torch.ones(2, dtype=torch.float64, device=device)
+    # One call for both gradients, or one for each, as where the first travels while the second is computed.
+    for needs in ([(True, True)], [(True, False), (False, True)]):
+        grads = [
+            [ops.backward(one, shard, counts, row, normalizer, active, spec, *need) for need in needs]
+            for shard, row, (_, active) in zip(shards, rows, parts, strict=True)
+        ]
+        grad_anchors = sum(g[0][0] for g in grads)
+        grad_proxies = torch.cat([g[-1][1] for g in grads])
+
+        whole, everyone = anchors.clone().requires_grad_(), proxies.clone().requires_grad_()
+        options = (spec.name, spec.parameters, spec.normalize, "sum", proxy_rows, False)
+        value = similarity_loss(whole, everyone, labels, None, *options)
+        value.backward()
+        assert isinstance(total, Tensor)
+        torch.testing.assert_close(total.cpu(), value.detach(), rtol=1e-5, atol=1e-4)
+        for got, want in ((grad_anchors, whole.grad), (grad_proxies, everyone.grad)):
+            assert want is not None
+            assert isinstance(got, Tensor)
+            assert float((got.cpu().double() - want).abs().max()) < 2e-5 * float(want.abs().max()) + 1e-6
