@@ -6,7 +6,8 @@ extra memory is O(M + N). Arguments that all of them share:
 anchors            [M, D] float32, float64, bfloat16 or float16; sums are in float32 (float64 if a side is)
 references         None: the anchors themselves, each paired with all others but not with itself;
                    [N, D] with reference_labels: a memory, a second batch;
-                   [C, K, D]: K proxies of each of C classes, class c owning references[c]
+                   [C, K, D]: K proxies of each of C classes, class c owning references[c];
+                   `ccp_fast.distributed.ShardedProxies`: the same, spread over ranks
 labels             [M] int64; in [0, C) where the references are proxies
 reference_labels   [N] int64, with references of shape [N, D] only
 exclude_self       True: the first M of the references [N, D] are the anchors themselves, or copies of them, with their
@@ -39,9 +40,11 @@ from ccp_fast.neighbors import NearestReferences, nearest_reference, nearest_ref
 from ccp_fast.ops.centre_spread import centre_spread
 from ccp_fast.ops.lifted_pairs import lifted_pairs
 from ccp_fast.ops.similarity_loss import MOST_MEMBERS, similarity_loss
+from ccp_fast.ops.similarity_shard import LossSpec
 from ccp_fast.projection import projection_grad_
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.reference.reduction import Count, Parts, reduce
+from ccp_fast.references import SplitProxies, SplitReferences
 from ccp_fast.selection import FarthestPoints, farthest_points
 
 __all__ = [
@@ -61,6 +64,7 @@ __all__ = [
     "triplet",
 ]
 
+References = Tensor | SplitReferences | None
 Normalize = Literal["ball", "unit"] | None
 Reduction = Literal["active_mean", "mean", "anchor_mean", "sum", "none"]
 Anchor = Literal["sample", "proxy"]
@@ -70,7 +74,7 @@ _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def contrastive(
     anchors: Tensor,
-    references: Tensor | None,
+    references: References,
     labels: Tensor,
     reference_labels: Tensor | None = None,
     *,
@@ -107,7 +111,7 @@ def contrastive(
 
 def triplet(
     anchors: Tensor,
-    references: Tensor | None,
+    references: References,
     labels: Tensor,
     reference_labels: Tensor | None = None,
     *,
@@ -139,7 +143,7 @@ def triplet(
 
 def multi_similarity(
     anchors: Tensor,
-    references: Tensor | None,
+    references: References,
     labels: Tensor,
     reference_labels: Tensor | None = None,
     *,
@@ -174,7 +178,7 @@ def multi_similarity(
 
 def proxy_nca(
     anchors: Tensor,
-    references: Tensor | None,
+    references: References,
     labels: Tensor,
     reference_labels: Tensor | None = None,
     *,
@@ -205,7 +209,14 @@ def proxy_nca(
     _one_of("variant", variant, ("plus_plus", "original"))
     _one_of("assignment", assignment, ("static", "dynamic"))
     _positive("temperature", temperature)
-    if assignment == "dynamic" and references is not None and references.dim() == 3 and not exclude_self:
+    if assignment == "dynamic" and isinstance(references, SplitProxies):
+        references = references.assigned()
+    elif (
+        assignment == "dynamic"
+        and isinstance(references, Tensor)
+        and references.dim() == 3
+        and not exclude_self
+    ):
         proxies = references.flatten(0, 1)
         if len(proxies) == 0 and len(anchors) > 0:
             raise ValueError(f"references: expected a proxy to assign, got shape {list(references.shape)}")
@@ -227,7 +238,7 @@ def proxy_nca(
 
 def proxy_anchor(
     anchors: Tensor,
-    references: Tensor | None,
+    references: References,
     labels: Tensor,
     reference_labels: Tensor | None = None,
     *,
@@ -261,7 +272,7 @@ def proxy_anchor(
 
 def lifted_structure(
     anchors: Tensor,
-    references: Tensor | None,
+    references: References,
     labels: Tensor,
     reference_labels: Tensor | None = None,
     *,
@@ -312,7 +323,7 @@ def lifted_structure(
 
 def margin_softmax(
     anchors: Tensor,
-    references: Tensor | None,
+    references: References,
     labels: Tensor,
     reference_labels: Tensor | None = None,
     *,
@@ -364,7 +375,7 @@ def margin_softmax(
 
 def soft_triple(
     anchors: Tensor,
-    references: Tensor | None,
+    references: References,
     labels: Tensor,
     reference_labels: Tensor | None = None,
     *,
@@ -406,7 +417,9 @@ def soft_triple(
         reduction,
         anchor,
     )
-    if references is None or references.dim() == 2 or tau == 0:
+    if isinstance(references, SplitProxies) and tau != 0:
+        return value + tau * references.centre_spread(reduction == "none")
+    if not isinstance(references, Tensor) or references.dim() == 2 or tau == 0:
         return value
     return value + tau * centre_spread(references)
 
@@ -415,7 +428,7 @@ def _loss(
     name: str,
     parameters: list[float],
     anchors: Tensor,
-    references: Tensor | None,
+    references: References,
     labels: Tensor,
     reference_labels: Tensor | None,
     exclude_self: bool,
@@ -429,6 +442,13 @@ def _loss(
     _one_of("anchor", anchor, ("sample", "proxy"))
     _check_embeddings("anchors", anchors, "[M, D]", 2)
     _check_labels("labels", labels, anchors.shape[0], anchors.device)
+    if isinstance(references, SplitReferences):
+        _check_split(reference_labels, exclude_self)
+        return references.loss(
+            anchors,
+            labels,
+            LossSpec(name, [float(p) for p in parameters], normalize or "none", reduction, anchor == "proxy"),
+        )
     if references is None:
         if reference_labels is not None:
             raise ValueError("reference_labels: expected None where references is None, got a tensor")
@@ -481,7 +501,15 @@ def _check_references(
         )
 
 
-def _check_group(references: Tensor | None) -> None:
+def _check_split(reference_labels: Tensor | None, exclude_self: bool) -> None:
+    """What goes with proxies that lie in parts."""
+    if reference_labels is not None:
+        raise ValueError("reference_labels: expected None, since proxies imply them, got a tensor")
+    if exclude_self:
+        raise ValueError("exclude_self: expected False, since no proxy is a sample, got True")
+
+
+def _check_group(references: References) -> None:
     """Of a loss to which the proxies of a class are one."""
     if isinstance(references, Tensor) and references.dim() == 3 and references.shape[1] > MOST_MEMBERS:
         raise ValueError(

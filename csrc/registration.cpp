@@ -30,6 +30,27 @@ STABLE_TORCH_LIBRARY(ccp_fast, m) {
       "bool need_references) "
       "-> (Tensor grad_anchors, Tensor grad_references)");
 
+  // The same loss where `proxies` [C, K, D] are a shard of all there are. Labels count from the shard's first class;
+  // those outside [0, C) are of classes elsewhere. Every shard gathers the states of the loss's rows; `finish` puts the
+  // states of all shards together, in the order given, into what backward needs and each row's parts: its positive and
+  // negative loss, and the numbers of active and of all terms of either. With rows of samples, triplets need each
+  // row's positives, wherever these are: `positives` [M, K] are their distances, and `counts` [M, K], for backward, the
+  // pairs they take part in, summed over the shards.
+  m.def(
+      "similarity_shard_states(Tensor anchors, Tensor proxies, Tensor labels, Tensor? positives, str loss, "
+      "float[] parameters, str normalize, bool proxy_rows, bool allow_tf32) -> (Tensor states, Tensor active)");
+  m.def(
+      "similarity_finish(Tensor states, int columns, str loss, float[] parameters) "
+      "-> (Tensor row_state, Tensor row_parts)");
+  m.def(
+      "similarity_shard_counts(Tensor anchors, Tensor proxies, Tensor labels, Tensor positives, str loss, "
+      "float[] parameters, str normalize, bool allow_tf32) -> Tensor");
+  m.def(
+      "similarity_shard_backward(Tensor grad_loss, Tensor anchors, Tensor proxies, Tensor labels, Tensor? positives, "
+      "Tensor? counts, Tensor row_state, Tensor normalizer, Tensor active, str loss, float[] parameters, "
+      "str normalize, bool proxy_rows, bool allow_tf32, bool need_anchors, bool need_proxies) "
+      "-> (Tensor grad_anchors, Tensor grad_proxies)");
+
   // The regulariser of soft_triple, of proxies [C, K, D].
   m.def("centre_spread(Tensor proxies) -> Tensor");
   m.def("centre_spread_backward(Tensor grad, Tensor proxies) -> Tensor");
@@ -45,6 +66,10 @@ STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CPU, m) {
   m.impl("projection_grad_", TORCH_BOX(&ccp::projection_grad_cpu_));
   m.impl("similarity_loss", TORCH_BOX(&ccp::similarity_loss_cpu));
   m.impl("similarity_loss_backward", TORCH_BOX(&ccp::similarity_loss_backward_cpu));
+  m.impl("similarity_shard_states", TORCH_BOX(&ccp::similarity_shard_states_cpu));
+  m.impl("similarity_finish", TORCH_BOX(&ccp::similarity_finish_cpu));
+  m.impl("similarity_shard_counts", TORCH_BOX(&ccp::similarity_shard_counts_cpu));
+  m.impl("similarity_shard_backward", TORCH_BOX(&ccp::similarity_shard_backward_cpu));
 }
 
 namespace ccp {
@@ -82,4 +107,8 @@ STABLE_TORCH_LIBRARY_IMPL(ccp_fast, CUDA, m) {
   m.impl("projection_grad_", CCP_CUDA_KERNEL(projection_grad_cuda_, projection_grad_cpu_));
   m.impl("similarity_loss", CCP_CUDA_KERNEL(similarity_loss_cuda, similarity_loss_cpu));
   m.impl("similarity_loss_backward", CCP_CUDA_KERNEL(similarity_loss_backward_cuda, similarity_loss_backward_cpu));
+  m.impl("similarity_shard_states", CCP_CUDA_KERNEL(similarity_shard_states_cuda, similarity_shard_states_cpu));
+  m.impl("similarity_finish", CCP_CUDA_KERNEL(similarity_finish_cuda, similarity_finish_cpu));
+  m.impl("similarity_shard_counts", CCP_CUDA_KERNEL(similarity_shard_counts_cuda, similarity_shard_counts_cpu));
+  m.impl("similarity_shard_backward", CCP_CUDA_KERNEL(similarity_shard_backward_cuda, similarity_shard_backward_cpu));
 }

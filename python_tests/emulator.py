@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 BUILDS = CSRC.parent / "build" / "host_emu"
 
@@ -53,6 +55,9 @@ def _is_noticed(module: ModuleType, site: str, differs: Callable[[int], bool], s
         noticed = True
         try:
             faulthandler.disable()  # nobody wants to read of the crash
+            torch.set_num_threads(
+                1
+            )  # OpenMP's others are the parent's: a child that waits for them waits forever
             module.leave_out(site)
             noticed = any(differs(seed) for seed in range(seeds))
         finally:

@@ -17,7 +17,7 @@ import torch
 from helpers import one_thread  # noqa: F401
 
 import ccp_fast
-from ccp_fast import functional, losses, nn, samplers
+from ccp_fast import distributed, functional, losses, nn, samplers
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "figures")
@@ -140,7 +140,9 @@ def test_a_page_of_a_loss_has_all_its_parts(page: Path) -> None:
     assert f"% defaults: ccp_fast.functional.{page.stem}\n" in text
 
 
-@pytest.mark.parametrize("module", [ccp_fast, functional, losses, samplers, nn], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [ccp_fast, distributed, functional, losses, samplers, nn], ids=lambda m: m.__name__
+)
 def test_every_public_name_has_a_place(module: Any) -> None:
     """In a page that was written, not only in the reference that is made from docstrings."""
     written = "\n".join(

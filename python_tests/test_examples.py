@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,13 +27,63 @@ def example(name: str) -> ModuleType:
 
 
 def test_every_example_has_a_test() -> None:
-    assert {p.stem for p in EXAMPLES.glob("*.py")} == {"own_trainer", "xbm", "lightning_ccp", "train_sop"}
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == {
+        "distributed",
+        "lightning_ccp",
+        "own_trainer",
+        "ten_million_classes",
+        "train_sop",
+        "xbm",
+    }
 
 
 @pytest.mark.parametrize(("name", "steps"), [("own_trainer", 40), ("xbm", 100)])
 def test_an_example_learns(name: str, steps: int) -> None:
     untrained, trained = (example(name).main(steps=n) for n in (0, steps))
     assert trained > untrained + 0.02  # what comes out of chance is 0.002, out of raw pixels 0.2
+
+
+def launch(folder: Path, *command: str) -> str:
+    """As torchrun does, on this machine."""
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=folder, timeout=500, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLES)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_distributed_example_goes_on_with_other_ranks(tmp_path: Path) -> None:
+    run = ("-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+    script = (str(EXAMPLES / "distributed.py"), "--checkpoint", "run")
+    few = launch(tmp_path, *run, "--nproc-per-node", "3", *script, "--steps", "100")
+    more = launch(
+        tmp_path,
+        *run,
+        "--nproc-per-node",
+        "2",
+        *script,
+        "--steps",
+        "250",
+        "--network",
+        "fsdp",
+        "--sample-rate",
+        "0.5",
+    )
+    before, after = (float(text.rsplit(maxsplit=1)[1]) for text in (few, more))
+    assert after > before + 0.02
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_classes_in_two_processes(tmp_path: Path) -> None:
+    lines = launch(tmp_path, str(EXAMPLES / "ten_million_classes.py"), "--classes", "400000").splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        found = re.search(r"memory planned ([\d.]+) GB, taken ([\d.]+) GB", line)
+        assert found is not None
+        planned, taken = (float(x) for x in found.groups())
+        assert abs(taken - planned) < 0.1
 
 
 def needs_lightning() -> Any:

@@ -30,16 +30,24 @@ class EmbeddedPool(NamedTuple):
 
 @torch.no_grad()
 def embed_pool(
-    model: nn.Module, images_of: Callable[[Tensor], Tensor], pool: Pool, batch_size: int = 256
+    model: nn.Module,
+    images_of: Callable[[Tensor], Tensor],
+    pool: Pool,
+    batch_size: int = 256,
+    *,
+    batches: int = 1,
 ) -> EmbeddedPool:
     """Embed a pool batch by batch, in eval mode; afterwards every module is in the mode it was in.
 
     images_of: from indices [n] to the model's input for those samples, not augmented, on the model's device.
+    batches: at least so many pass through the model, the last ones empty.
     """
+    parts_of = list(torch.split(pool.indices, batch_size))
+    parts_of += [pool.indices[:0]] * (batches - len(parts_of))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        parts = [model(images_of(indices)) for indices in torch.split(pool.indices, batch_size)]
+        parts = [model(images_of(indices)) for indices in parts_of]
     finally:
         for module, training in modes:
             module.training = training

@@ -16,8 +16,17 @@ class Weights(NamedTuple):
     proxies: Tensor  # [C, K, D]
 
 
+def to_shards(network: nn.Module) -> None:
+    """Weights that FSDP2 has left whole, as it does behind a forward pass without a backward, become shards again."""
+    for module in network.modules():
+        reshard: Any = getattr(module, "reshard", None)  # of an FSDPModule, whose import takes a while
+        if callable(reshard) and hasattr(module, "unshard"):
+            reshard()
+
+
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, the live ones."""
+    """Parameters and buffers by name, the live ones; of a network under FSDP2 its shards."""
+    to_shards(network)
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 

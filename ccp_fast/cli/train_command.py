@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
+from ccp_fast.cli.distributed import distributed
 from ccp_fast.cli.embed_command import embed
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.cli.evaluate_command import evaluate, shown
+from ccp_fast.cli.plan import plan
 from ccp_fast.training import compare, protocols, trainer
 from ccp_fast.training.config import Config, explained, load_config, with_settings
 from ccp_fast.training.datasets import DATASETS
@@ -24,10 +26,12 @@ from ccp_fast.training.run_folder import RunFolder, last_unfinished, numbered
 app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    subcommand_metavar="[evaluate|embed]",
+    subcommand_metavar="[evaluate|embed|distributed|plan]",
 )
 app.command()(evaluate)
 app.command()(embed)
+app.command()(distributed)
+app.command()(plan)
 
 RUNS, AUTO = Path("runs"), Path("auto")
 

@@ -111,8 +111,11 @@ def retrieval_per_query(
     normalize: Normalize = "unit",
     block_size: BlockSize = None,
     backend: Backend = "ccp_fast",
+    rows: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The metrics of every single query: arguments as in ``retrieval``, without "nmi".
+
+    rows: [B] int64, the queries that are wanted; the others get NaN. None: all.
 
     Returns:
         A [M] fp64 tensor for each metric, NaN where no reference is of the query's class, and "num_relevant"
@@ -136,7 +139,7 @@ def retrieval_per_query(
 
     relevant = _relevant(labels, reference_labels) - int(reference is None)
     values = {name: query.new_full((len(q),), math.nan, dtype=torch.float64) for name in columns}
-    rows = relevant.nonzero().squeeze(1)
+    rows = relevant.nonzero().squeeze(1) if rows is None else rows[relevant[rows] > 0]
     depth = torch.full_like(rows, max([1, *ks]))
     if "r_precision" in wanted or "map_at_r" in wanted:
         depth = torch.maximum(depth, relevant[rows])

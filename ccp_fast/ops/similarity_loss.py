@@ -38,6 +38,8 @@ _REFERENCE: dict[str, tuple[Callable[..., Tensor], tuple[str, ...], dict[str, An
     "soft_triple": (reference.soft_triple, ("scale", "gamma", "margin"), {"tau": 0.0}),
 }
 
+LOSS_NAMES = tuple(_REFERENCE)
+
 
 def dense_loss(
     anchors: Tensor,

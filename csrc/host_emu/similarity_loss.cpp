@@ -20,6 +20,8 @@ namespace emu {
 namespace {
 
 using Labels = py::array_t<int64_t, py::array::c_style>;
+using Numbers = py::array_t<float, py::array::c_style>;
+using Counts = py::array_t<int32_t, py::array::c_style>;
 
 LossId loss_by_name(const std::string& name) {
 #define CCP_NAME(loss, parameters, ...) {#loss, LossId::k_##loss},
@@ -86,8 +88,13 @@ class EmulatedLoss {
 
   py::tuple forward() {
     list_positives();
-    const cuda::Forward out{reduction_, loss_.mutable_data(), row_state_.mutable_data(), normalizer_.mutable_data(),
-                            active_.mutable_data()};
+    const cuda::Forward out{reduction_,
+                            loss_.mutable_data(),
+                            row_state_.mutable_data(),
+                            normalizer_.mutable_data(),
+                            active_.mutable_data(),
+                            nullptr,
+                            false};
     GuardedScratch scratch(cuda::forward_workspace_bytes(problem_));
     cuda::similarity_loss_forward(problem_, out, scratch.data(), nullptr);
     scratch.check();
@@ -100,9 +107,58 @@ class EmulatedLoss {
     normalizer_ = other.normalizer_;
   }
 
+  // [members, rows], as a shard hands them to `finish`; positives [rows, group] where the loss reads them.
+  py::array_t<float> states(int members, std::optional<Numbers> positives) {
+    if (positives)
+      list_known_positives(*positives, std::nullopt);
+    else
+      list_positives();
+    py::array_t<float> states({int64_t(members), problem_.rows.count});
+    const cuda::Forward out{Reduction::kSum,       nullptr, nullptr, nullptr, active_.mutable_data(),
+                            states.mutable_data(), true};
+    GuardedScratch scratch(cuda::forward_workspace_bytes(problem_));
+    cuda::similarity_loss_forward(problem_, out, scratch.data(), nullptr);
+    scratch.check();
+    return states;
+  }
+
+  // Of states [parts, members, rows]: what backward needs goes where forward puts it; returns [6, rows].
+  py::array_t<double> finish(Numbers states, int64_t columns) {
+    py::array_t<double> row_parts({int64_t(6), problem_.rows.count});
+    cuda::similarity_loss_finish({problem_.loss, parameters_.data(), false, states.data(), states.shape(0),
+                                  problem_.rows.count, columns, row_state_.mutable_data(), row_parts.mutable_data()},
+                                 nullptr);
+    return row_parts;
+  }
+
+  py::array_t<float> row_state() const { return row_state_; }
+
+  py::array_t<int32_t> counts(Numbers positives) {
+    list_known_positives(positives, std::nullopt);
+    cuda::similarity_loss_count(problem_, nullptr);
+    py::array_t<int32_t> counts({problem_.rows.count, problem_.columns.group});
+    std::copy(counters_.begin(), counters_.end(), counts.mutable_data());
+    return counts;
+  }
+
+  // Of the sum over all shards of the rows' values, given the finished rows of all of them.
+  py::tuple shard_backward(Numbers row_state, std::optional<Numbers> positives, std::optional<Counts> counts) {
+    std::copy_n(row_state.data(), row_state.size(), row_state_.mutable_data());
+    normalizer_.mutable_at(0) = normalizer_.mutable_at(1) = 1;
+    if (positives) list_known_positives(*positives, counts);
+    py::array_t<float> one(1);
+    one.mutable_at(0) = 1;
+    return gradients(one, true, true);
+  }
+
   // Gradients like rows and columns; an empty array where not wanted.
   py::tuple backward(py::array_t<float, py::array::c_style> grad_loss, bool need_rows, bool need_columns) {
     list_positives();
+    return gradients(grad_loss, need_rows, need_columns);
+  }
+
+ private:
+  py::tuple gradients(py::array_t<float, py::array::c_style> grad_loss, bool need_rows, bool need_columns) {
     py::array rows = gradient_like(rows_, need_rows), columns = gradient_like(columns_, need_columns);
     const cuda::Backward out{
         reduction_,
@@ -118,7 +174,6 @@ class EmulatedLoss {
     return py::make_tuple(rows, columns);
   }
 
- private:
   static py::array gradient_like(const py::array& items, bool wanted) {
     return py::array(items.dtype(),
                      wanted ? std::vector<int64_t>{items.shape(0), items.shape(1)} : std::vector<int64_t>{0, 0});
@@ -133,10 +188,22 @@ class EmulatedLoss {
     distances_.assign(count, -1);
     counters_.assign(count, -1);
     farthest_.assign(size_t(problem_.rows.count), -1);
-    problem_.positives = {starts_.data(), positive_columns_.data(), distances_.data(), farthest_.data(),
-                          counters_.data()};
+    problem_.positives = {starts_.data(),   positive_columns_.data(), distances_.data(),
+                          farthest_.data(), counters_.data(),         false};
     cuda::gather_positives(problem_, positive_columns_.data(), distances_.data(), farthest_.data(), counters_.data(),
                            nullptr);
+  }
+
+  void list_known_positives(const Numbers& distances, const std::optional<Counts>& counts) {
+    starts_.assign(size_t(problem_.rows.count) + 1, -1);
+    distances_.assign(distances.data(), distances.data() + distances.size());
+    positive_columns_.assign(distances_.size(), -1);
+    counters_.assign(distances_.size(), -1);
+    farthest_.assign(size_t(problem_.rows.count), -1);
+    cuda::list_known_positives(problem_, distances_.data(), counts ? counts->data() : nullptr, starts_.data(),
+                               positive_columns_.data(), farthest_.data(), counters_.data(), nullptr);
+    problem_.positives = {starts_.data(),   positive_columns_.data(), distances_.data(),
+                          farthest_.data(), counters_.data(),         counts.has_value()};
   }
 
   py::array rows_, columns_;
@@ -176,6 +243,12 @@ void bind_similarity_loss(py::module_& m) {
            py::arg("precise"), py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("missing_columns") = 0)
       .def("forward", &EmulatedLoss::forward, "(loss, row_state, normalizer, active)")
       .def("continue_from", &EmulatedLoss::continue_from, py::arg("other"))
+      .def("row_state", &EmulatedLoss::row_state, "[3, rows]")
+      .def("states", &EmulatedLoss::states, py::arg("members"), py::arg("positives"))
+      .def("finish", &EmulatedLoss::finish, py::arg("states"), py::arg("columns"))
+      .def("counts", &EmulatedLoss::counts, py::arg("positives"))
+      .def("shard_backward", &EmulatedLoss::shard_backward, py::arg("row_state"), py::arg("positives"),
+           py::arg("counts"), "(grad_rows, grad_columns)")
       .def("backward", &EmulatedLoss::backward, py::arg("grad_loss"), py::arg("need_rows"), py::arg("need_columns"),
            "(grad_rows, grad_columns)");
 }

@@ -34,11 +34,20 @@ struct ClassIndex {
   int64_t largest;
 };
 
+// Of a loss that reads a row's positives, where not all of them are among the columns, which are a part of all there
+// are: the distances to them, and for backward in how many pairs each takes part over all columns.
+struct KnownPositives {
+  int64_t count;          // of each row; 0: none are known, and the kernels look for them among the columns
+  const void* distances;  // [rows, count] float or double
+  const void* active;     // [rows, count] float or double, int32_t on a GPU; nullptr: to be counted
+};
+
 struct SimilarityProblem {
   LossId loss;
   const double* parameters;
   EmbeddingSide rows, columns;
   ClassIndex column_classes;
+  KnownPositives known_positives;
   int64_t dim;
   Normalize normalize;
   bool exclude_diagonal;  // row i and column i are one and the same sample
@@ -52,6 +61,20 @@ struct SimilarityForward {
   void* row_state;     // [kSaved, rows] float or double: what backward needs
   double* normalizer;  // [2]: what the positive and the negative sums were divided by
   uint8_t* active;     // [max(rows, columns)]: may this item of the longer side have a gradient?
+  void* states;        // [members, rows] float or double: what the rows have gathered, with only_states
+  bool only_states;    // the rows are not finished: nothing but `active` and `states` is written
+};
+
+// Rows whose columns came in several parts: their states, put together in order, become what forward gives.
+struct SimilarityFinish {
+  LossId loss;
+  const double* parameters;
+  bool use_double;
+  const void* states;  // [parts, members, rows]
+  int64_t parts, rows;
+  int64_t columns;    // of all parts together
+  void* row_state;    // [kSaved, rows]
+  double* row_parts;  // [6, rows]: the members of RowParts
 };
 
 struct SimilarityBackward {

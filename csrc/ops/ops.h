@@ -66,4 +66,40 @@ std::tuple<Tensor, Tensor> similarity_loss_backward_cuda(
     const OpString& reduction, bool proxy_rows, bool exclude_self, bool allow_tf32, bool need_anchors,
     bool need_references);
 
+std::tuple<Tensor, Tensor> similarity_shard_states_cpu(const Tensor& anchors, const Tensor& proxies,
+                                                       const Tensor& labels, const std::optional<Tensor>& positives,
+                                                       const OpString& loss, const std::vector<double>& parameters,
+                                                       const OpString& normalize, bool proxy_rows, bool allow_tf32);
+
+std::tuple<Tensor, Tensor> similarity_finish_cpu(const Tensor& states, int64_t columns, const OpString& loss,
+                                                 const std::vector<double>& parameters);
+
+Tensor similarity_shard_counts_cpu(const Tensor& anchors, const Tensor& proxies, const Tensor& labels,
+                                   const Tensor& positives, const OpString& loss, const std::vector<double>& parameters,
+                                   const OpString& normalize, bool allow_tf32);
+
+std::tuple<Tensor, Tensor> similarity_shard_backward_cpu(
+    const Tensor& grad_loss, const Tensor& anchors, const Tensor& proxies, const Tensor& labels,
+    const std::optional<Tensor>& positives, const std::optional<Tensor>& counts, const Tensor& row_state,
+    const Tensor& normalizer, const Tensor& active, const OpString& loss, const std::vector<double>& parameters,
+    const OpString& normalize, bool proxy_rows, bool allow_tf32, bool need_anchors, bool need_proxies);
+
+std::tuple<Tensor, Tensor> similarity_shard_states_cuda(const Tensor& anchors, const Tensor& proxies,
+                                                        const Tensor& labels, const std::optional<Tensor>& positives,
+                                                        const OpString& loss, const std::vector<double>& parameters,
+                                                        const OpString& normalize, bool proxy_rows, bool allow_tf32);
+
+std::tuple<Tensor, Tensor> similarity_finish_cuda(const Tensor& states, int64_t columns, const OpString& loss,
+                                                  const std::vector<double>& parameters);
+
+Tensor similarity_shard_counts_cuda(const Tensor& anchors, const Tensor& proxies, const Tensor& labels,
+                                    const Tensor& positives, const OpString& loss,
+                                    const std::vector<double>& parameters, const OpString& normalize, bool allow_tf32);
+
+std::tuple<Tensor, Tensor> similarity_shard_backward_cuda(
+    const Tensor& grad_loss, const Tensor& anchors, const Tensor& proxies, const Tensor& labels,
+    const std::optional<Tensor>& positives, const std::optional<Tensor>& counts, const Tensor& row_state,
+    const Tensor& normalizer, const Tensor& active, const OpString& loss, const std::vector<double>& parameters,
+    const OpString& normalize, bool proxy_rows, bool allow_tf32, bool need_anchors, bool need_proxies);
+
 }  // namespace ccp

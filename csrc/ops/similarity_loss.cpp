@@ -1,14 +1,19 @@
 #include "ops/similarity_loss.h"
 
+#include <algorithm>
+
 namespace ccp {
 
 // Errors name the registered losses; ccp_fast/functional.py never gets here with a wrong one.
-static LossEntry find_loss(const std::string& name) {
+LossEntry find_loss(const std::string& name, const std::vector<double>& parameters) {
   using T = float;
 #define CCP_STRIP(...) __VA_ARGS__
-#define CCP_FIND(loss, count, ...) \
-  if (name == #loss)               \
-    return {LossId::k_##loss, count, CCP_STRIP __VA_ARGS__ ::kUsesPositives, CCP_STRIP __VA_ARGS__ ::kGrouped};
+#define CCP_FIND(loss, count, ...)                                                                                \
+  if (name == #loss) {                                                                                            \
+    CCP_CHECK(parameters.size() == count, "parameters: ", name, " expects ", count, ", got ", parameters.size()); \
+    return {LossId::k_##loss, CCP_STRIP __VA_ARGS__ ::kUsesPositives, CCP_STRIP __VA_ARGS__ ::kGrouped,           \
+            int64_t(sizeof(CCP_STRIP __VA_ARGS__ ::State<T>) / sizeof(T))};                                       \
+  }
   using namespace CCP_CAPABILITY;
   CCP_FOR_EACH_LOSS(CCP_FIND)
 #undef CCP_FIND
@@ -60,12 +65,37 @@ PairShapes check_pairs(const Tensor& anchors, const Tensor& references, const Te
 
 LossEntry check_loss(const std::string& name, const std::vector<double>& parameters, const PairShapes& shapes,
                      bool proxy_rows) {
-  const LossEntry entry = find_loss(name);
-  CCP_CHECK(parameters.size() == entry.parameters, "parameters: ", name, " expects ", entry.parameters, ", got ",
-            parameters.size());
+  const LossEntry entry = find_loss(name, parameters);
   CCP_CHECK(!entry.grouped || proxy_rows || shapes.proxies_per_class <= kMostMembers, "references: expected at most ",
             kMostMembers, " proxies per class, got ", shapes.proxies_per_class);
   return entry;
+}
+
+LossEntry check_states(const Tensor& states, const std::string& loss, const std::vector<double>& parameters) {
+  const LossEntry entry = find_loss(loss, parameters);
+  CCP_CHECK(states.dim() == 3 && states.size(1) == entry.members, "states: expected shape [parts, ", entry.members,
+            ", rows]");
+  CCP_CHECK(states.scalar_type() == ScalarType::Float || states.scalar_type() == ScalarType::Double,
+            "states: expected float32 or float64");
+  return entry;
+}
+
+void check_known_positives(const Tensor& x, const char* name, int64_t rows, int64_t count, ScalarType type) {
+  CCP_CHECK(x.dim() == 2 && x.size(0) == rows && x.size(1) == count && x.scalar_type() == type, name,
+            ": expected shape [", rows, ", ", count, "] and the dtype that another operator gave");
+}
+
+void check_backward(const Tensor& grad_loss, const Tensor& row_state, const Tensor& normalizer, const Tensor& active,
+                    int64_t rows, int64_t columns, ScalarType type) {
+  CCP_CHECK(grad_loss.dim() == 0 || (grad_loss.dim() == 1 && grad_loss.size(0) == rows),
+            "grad_loss: expected one number, or one for each of ", rows, " rows");
+  CCP_CHECK(row_state.dim() == 2 && row_state.size(0) == kSaved && row_state.size(1) == rows &&
+                row_state.scalar_type() == type,
+            "row_state: expected shape [", kSaved, ", ", rows, "] and the dtype that similarity_finish gave");
+  CCP_CHECK(normalizer.numel() == 2 && normalizer.scalar_type() == ScalarType::Double,
+            "normalizer: expected two float64 numbers");
+  CCP_CHECK(active.numel() == std::max(rows, columns) && active.scalar_type() == ScalarType::Byte, "active: expected ",
+            std::max(rows, columns), " bytes");
 }
 
 }  // namespace ccp

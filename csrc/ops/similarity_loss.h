@@ -11,11 +11,14 @@ namespace ccp {
 
 struct LossEntry {
   LossId id;
-  size_t parameters;
   bool uses_positives, grouped;
+  int64_t members;  // numbers of a row's state
 };
 Normalize find_normalize(const std::string& name);
 Reduction find_reduction(const std::string& name);
+
+// By name, with as many parameters as it has.
+LossEntry find_loss(const std::string& name, const std::vector<double>& parameters);
 
 // The shapes, once checked. Samples are [M, D]; references are proxies [C, K, D] or labelled [N, D].
 struct PairShapes {
@@ -25,8 +28,15 @@ struct PairShapes {
 PairShapes check_pairs(const Tensor& anchors, const Tensor& references, const Tensor& labels,
                        const std::optional<Tensor>& reference_labels, bool exclude_self);
 
-// The loss by its name, with as many parameters as it has, and groups that fit into a tile.
+// The same, with groups that fit into a tile.
 LossEntry check_loss(const std::string& name, const std::vector<double>& parameters, const PairShapes& shapes,
                      bool proxy_rows);
+
+// Of the operators whose proxies are a part of all there are: what one of them gave and another gets back.
+constexpr int64_t kRowParts = 6;  // members of RowParts
+LossEntry check_states(const Tensor& states, const std::string& loss, const std::vector<double>& parameters);
+void check_known_positives(const Tensor& x, const char* name, int64_t rows, int64_t count, ScalarType type);
+void check_backward(const Tensor& grad_loss, const Tensor& row_state, const Tensor& normalizer, const Tensor& active,
+                    int64_t rows, int64_t columns, ScalarType type);
 
 }  // namespace ccp

@@ -42,10 +42,43 @@ class PositivesTable {
     return p_.column_classes.ordinals ? p_.column_classes.ordinals[column] : column % p_.columns.group;
   }
 
-  // Fills table `block` for these rows: the classes present among them, each one's columns, tile by tile.
+  // Fills table `block` for these rows.
   void gather(const RowBlock<T>& rows, int64_t block) {
     if (most_ == 0) return;
     for (int64_t i = 0; i < kVectors * most_; ++i) distances_[block * kVectors * most_ + i] = V{} - infinity();
+    if (p_.known_positives.count > 0)
+      read(rows, p_.known_positives.distances, distances_ + block * kVectors * most_);
+    else
+      gather_columns(rows, block);
+    for (int64_t v = 0; v < kVectors; ++v) {
+      V farthest = V{} - infinity();
+      for (int64_t o = 0; o < most_; ++o)
+        farthest = max_keep_nan(farthest, distances_[(block * kVectors + v) * most_ + o]);
+      farthest_[block * kVectors + v] = farthest;
+    }
+  }
+
+  // Whether the pairs of each positive are counted already, over all columns; then of these rows they are read here.
+  bool are_counted() const { return p_.known_positives.active != nullptr; }
+  void read_counters(const RowBlock<T>& rows, int64_t counter) {
+    read(rows, p_.known_positives.active, active_ + counter * kVectors * most_);
+  }
+  void write_counters(const RowBlock<T>& rows, int64_t counter, void* out) const {
+    for (int64_t i = 0; i < rows.count; ++i)
+      for (int64_t o = 0; o < most_; ++o)
+        static_cast<T*>(out)[rows.panel.ids[i] * most_ + o] = active_[(counter * kVectors + i / L) * most_ + o][i % L];
+  }
+
+ private:
+  // table: [vectors, most] of these rows, from numbers [rows, most] of all.
+  void read(const RowBlock<T>& rows, const void* numbers, V* table) const {
+    for (int64_t i = 0; i < rows.count; ++i)
+      for (int64_t o = 0; o < most_; ++o)
+        table[i / L * most_ + o][i % L] = static_cast<const T*>(numbers)[rows.panel.ids[i] * most_ + o];
+  }
+
+  // The classes present among the rows, each one's columns, tile by tile.
+  void gather_columns(const RowBlock<T>& rows, int64_t block) {
     PanelStorage<T> storage(kTileColumns, width_);
     Buffer<T> x(kTileRows * kTileColumns);
     Buffer<int64_t> members(most_);
@@ -63,15 +96,8 @@ class PositivesTable {
           if (rows.panel.labels[r] == label) write_row(block, r, rows, columns, first, x);
       }
     }
-    for (int64_t v = 0; v < kVectors; ++v) {
-      V farthest = V{} - infinity();
-      for (int64_t o = 0; o < most_; ++o)
-        farthest = max_keep_nan(farthest, distances_[(block * kVectors + v) * most_ + o]);
-      farthest_[block * kVectors + v] = farthest;
-    }
   }
 
- private:
   static constexpr T infinity() { return T(__builtin_inf()); }
   static V max_keep_nan(V a, V b) { return select(!(b <= a), b, a); }
 

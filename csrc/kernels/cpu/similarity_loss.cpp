@@ -17,6 +17,7 @@ class Driver {
   using V = Vec<T>;
   using M = Mask<T>;
   using State = typename Loss::template State<V>;
+  using RowState = typename Loss::template State<T>;
   static_assert(!Loss::kGrouped || (Loss::kMetric == Metric::kDot && !Loss::kHinge && !Loss::kUsesPositives),
                 "a group is of similarities, and always whole");
 
@@ -46,8 +47,7 @@ class Driver {
         },
         [&](const Visit<T>& visit) { gather_tile(visit, states + visit.row_slot * kVectors, positives, out.active); },
         [&](const Panel<T>& panel, int64_t slice) {
-          if (!sweep_.streams_columns())
-            finalize_rows(panel, panel.count, states + slice * kVectors, out, totals[slice]);
+          if (!sweep_.streams_columns()) finish_rows(panel, panel.count, states + slice * kVectors, out, totals[slice]);
         });
 
     if (sweep_.streams_columns()) {
@@ -56,10 +56,54 @@ class Driver {
         for (int64_t s = 1; s < slices; ++s)
           for (int64_t v = 0; v < kVectors; ++v) loss_.merge(merged[v], states[(s * tiles + b) * kVectors + v]);
         const RowBlock<T> rows = sweep_.resident_rows(b);
-        finalize_rows(rows.panel, rows.count, merged, out, totals[0]);
+        finish_rows(rows.panel, rows.count, merged, out, totals[0]);
       }
     }
-    reduce(totals, slices, out);
+    if (!out.only_states) reduce(totals, slices, out);
+  }
+
+  void count(void* out) {
+    if constexpr (Loss::kUsesPositives) {
+      const int64_t streamed = sweep_.streamed_side().count, slices = sweep_.slices(streamed);
+      PositivesTable<T> positives = make_positives(slices);
+      if (sweep_.streams_columns()) {
+        count_positives(nullptr, streamed, slices, positives);
+        for (int64_t b = 0; b < sweep_.resident_tiles(); ++b) positives.write_counters(sweep_.resident_rows(b), b, out);
+        return;
+      }
+      sweep_.run(
+          nullptr, streamed, nullptr,
+          [&](const RowBlock<T>& block, int64_t slice) {
+            positives.gather(block, slice);
+            count_positives_of(block, slice, positives);
+            positives.write_counters(block, slice, out);
+          },
+          [](const Visit<T>&) {}, [](const Panel<T>&, int64_t) {});
+    }
+  }
+
+  static void finish(const SimilarityFinish& job) {
+    const Loss loss(job.parameters);
+    const T* states = static_cast<const T*>(job.states);
+    constexpr size_t members = sizeof(RowState) / sizeof(T);
+    for (int64_t row = 0; row < job.rows; ++row) {
+      RowState state;
+      loss.init(state);
+      for (int64_t part = 0; part < job.parts; ++part) {
+        T numbers[members];
+        for (size_t m = 0; m < members; ++m)
+          numbers[m] = states[(part * int64_t(members) + int64_t(m)) * job.rows + row];
+        RowState other;
+        memcpy(&other, numbers, sizeof(other));
+        loss.merge(state, other);
+      }
+      T saved[kSaved] = {};
+      const RowParts parts = loss.finalize(state, job.columns, saved);
+      for (int k = 0; k < kSaved; ++k) static_cast<T*>(job.row_state)[k * job.rows + row] = saved[k];
+      const double numbers[6] = {parts.pos,        parts.neg,         parts.pos_active,
+                                 parts.neg_active, parts.pos_entries, parts.neg_entries};
+      for (int k = 0; k < 6; ++k) job.row_parts[k * job.rows + row] = numbers[k];
+    }
   }
 
   void backward(const SimilarityBackward& out) {
@@ -75,7 +119,12 @@ class Driver {
     const bool stream_columns = sweep_.streams_columns();
     const int64_t slices = sweep_.slices(count), tiles = sweep_.resident_tiles();
     PositivesTable<T> positives = make_positives(slices);
-    if (Loss::kUsesPositives && stream_columns) count_positives(items, count, slices, positives);
+    if (Loss::kUsesPositives && stream_columns) {
+      if (positives.are_counted())
+        for (int64_t b = 0; b < tiles; ++b) positives.read_counters(sweep_.resident_rows(b), b);
+      else
+        count_positives(items, count, slices, positives);
+    }
 
     // Gradients with respect to the normalised embeddings, and how much of the embedding itself is to be added.
     const int64_t row_slots = stream_columns ? slices * tiles : slices;
@@ -97,7 +146,10 @@ class Driver {
           rows.clear(slice);
           load_row_info(block, out, row_info + slice * kRowInfo * kTileRows);
           positives.gather(block, slice);
-          if (Loss::kUsesPositives) count_positives_of(block, slice, positives);
+          if (Loss::kUsesPositives && positives.are_counted())
+            positives.read_counters(block, slice);
+          else if (Loss::kUsesPositives)
+            count_positives_of(block, slice, positives);
         },
         [&](const Visit<T>& visit) {
           const int64_t info = table_of(visit);
@@ -322,10 +374,9 @@ class Driver {
     memcpy(&state, now, sizeof(S));
   }
 
-  // Finishes the rows of one block and adds their parts to the total, in order.
-  void finalize_rows(const Panel<T>& panel, int64_t count, const State* states, const SimilarityForward& out,
-                     RowParts& total) {
-    using RowState = typename Loss::template State<T>;
+  // Finishes the rows of one block and adds their parts to the total, in order; or hands their states out as they are.
+  void finish_rows(const Panel<T>& panel, int64_t count, const State* states, const SimilarityForward& out,
+                   RowParts& total) {
     constexpr size_t members = sizeof(State) / sizeof(V);
     static_assert(sizeof(RowState) == members * sizeof(T), "a state holds nothing but its vectors");
     T* saved = static_cast<T*>(out.row_state);
@@ -333,11 +384,15 @@ class Driver {
       T lanes[members * L], lane[members];
       memcpy(lanes, &states[i / L], sizeof(State));
       for (size_t m = 0; m < members; ++m) lane[m] = lanes[m * L + size_t(i % L)];
+      const int64_t row = panel.ids[i];
+      if (out.only_states) {
+        for (size_t m = 0; m < members; ++m) static_cast<T*>(out.states)[int64_t(m) * p_.rows.count + row] = lane[m];
+        continue;
+      }
       RowState state;
       memcpy(&state, lane, sizeof(state));
       T row_saved[kSaved] = {};
       const RowParts parts = loss_.finalize(state, p_.columns.count, row_saved);
-      const int64_t row = panel.ids[i];
       for (int k = 0; k < kSaved; ++k) saved[k * p_.rows.count + row] = row_saved[k];
       if (out.reduction == Reduction::kNone) out.loss[row] = parts.pos + parts.neg;
       add(total, parts);
@@ -577,18 +632,24 @@ class Driver {
   const Sweep<T> sweep_;
 };
 
-template <template <class, class> class Run, class Out>
-void dispatch(const SimilarityProblem& problem, const Out& out) {
-  switch (problem.loss) {
-#define CCP_DRIVE(name, parameters, ...)                \
-  case LossId::k_##name:                                \
-    if (problem.use_double) {                           \
-      using T = double;                                 \
-      Run<T, CCP_STRIP __VA_ARGS__>::run(problem, out); \
-    } else {                                            \
-      using T = float;                                  \
-      Run<T, CCP_STRIP __VA_ARGS__>::run(problem, out); \
-    }                                                   \
+template <class T>
+struct Type {
+  using type = T;
+};
+
+// run(Type<the driver of this loss and number type>)
+template <class Run>
+void dispatch(LossId loss, bool use_double, const Run& run) {
+  switch (loss) {
+#define CCP_DRIVE(name, parameters, ...)             \
+  case LossId::k_##name:                             \
+    if (use_double) {                                \
+      using T = double;                              \
+      run(Type<Driver<T, CCP_STRIP __VA_ARGS__>>()); \
+    } else {                                         \
+      using T = float;                               \
+      run(Type<Driver<T, CCP_STRIP __VA_ARGS__>>()); \
+    }                                                \
     return;
 #define CCP_STRIP(...) __VA_ARGS__
     CCP_FOR_EACH_LOSS(CCP_DRIVE)
@@ -597,26 +658,21 @@ void dispatch(const SimilarityProblem& problem, const Out& out) {
   }
 }
 
-template <class T, class Loss>
-struct RunForward {
-  static void run(const SimilarityProblem& problem, const SimilarityForward& out) {
-    Driver<T, Loss>(problem).forward(out);
-  }
-};
-template <class T, class Loss>
-struct RunBackward {
-  static void run(const SimilarityProblem& problem, const SimilarityBackward& out) {
-    Driver<T, Loss>(problem).backward(out);
-  }
-};
-
 }  // namespace
 
 void similarity_loss_forward(const SimilarityProblem& problem, const SimilarityForward& out) {
-  dispatch<RunForward>(problem, out);
+  dispatch(problem.loss, problem.use_double,
+           [&](auto driver) { typename decltype(driver)::type(problem).forward(out); });
+}
+void similarity_loss_finish(const SimilarityFinish& job) {
+  dispatch(job.loss, job.use_double, [&](auto driver) { decltype(driver)::type::finish(job); });
+}
+void similarity_loss_count(const SimilarityProblem& problem, void* out) {
+  dispatch(problem.loss, problem.use_double, [&](auto driver) { typename decltype(driver)::type(problem).count(out); });
 }
 void similarity_loss_backward(const SimilarityProblem& problem, const SimilarityBackward& out) {
-  dispatch<RunBackward>(problem, out);
+  dispatch(problem.loss, problem.use_double,
+           [&](auto driver) { typename decltype(driver)::type(problem).backward(out); });
 }
 
 }  // namespace CCP_CAPABILITY

@@ -140,11 +140,19 @@ cudaError_t similarity_loss_backward(const Problem& problem, const Backward& out
   }
   const Launches loss = launches_of(p.loss);
   const BackwardPlan plan = plan_backward(p, out, loss.hinge, workspace);
-  if (loss.uses_positives) {
+  if (loss.uses_positives && !p.positives.counted) {
     const cudaError_t error = loss.count_active(p, stream);
     if (error != cudaSuccess) return error;
   }
   return plan.both ? both_at_once(p, out, loss, plan.of_both, stream) : each_side(p, out, loss, plan, stream);
+}
+
+cudaError_t similarity_loss_finish(const SimilarityFinish& job, cudaStream_t stream) {
+  return launches_of(job.loss).finish(job, stream);
+}
+
+cudaError_t similarity_loss_count(const Problem& problem, cudaStream_t stream) {
+  return launches_of(problem.loss).count_active(in_whole_groups(problem), stream);
 }
 
 }  // namespace cuda

@@ -35,6 +35,7 @@ struct PositivesList {
   const float* distances;  // [starts[rows]]
   const float* farthest;   // [rows]; -inf where there is none
   int32_t* active;         // [starts[rows]] the pairs in which each takes part; counted by backward, zero before
+  bool counted;            // they are counted already
 };
 
 struct Problem {
@@ -55,7 +56,9 @@ struct Forward {
   float* loss;         // [1], or [rows] for Reduction::kNone
   float* row_state;    // [kSaved, rows]
   double* normalizer;  // [2]
-  uint8_t* active;  // [max(rows, columns)]: may this item of the longer side (the columns, if equal) have a gradient?
+  uint8_t* active;   // [max(rows, columns)]: may this item of the longer side (the columns, if equal) have a gradient?
+  float* states;     // [members, rows] what the rows have gathered, with only_states
+  bool only_states;  // the rows are not finished: nothing but `active` and `states` is written
 };
 
 struct Backward {
@@ -76,6 +79,11 @@ size_t backward_workspace_bytes(const Problem& problem, const Backward& out);
 cudaError_t similarity_loss_forward(const Problem& problem, const Forward& out, void* workspace, cudaStream_t stream);
 cudaError_t similarity_loss_backward(const Problem& problem, const Backward& out, void* workspace, cudaStream_t stream);
 
+// Rows whose columns came in several parts.
+cudaError_t similarity_loss_finish(const SimilarityFinish& job, cudaStream_t stream);
+// Adds to problem.positives.active the pairs with these columns.
+cudaError_t similarity_loss_count(const Problem& problem, cudaStream_t stream);
+
 bool uses_positives(LossId loss);
 
 // starts[i + 1] - starts[i] positives for each row i; starts[rows] is how long the lists must be.
@@ -83,6 +91,10 @@ cudaError_t count_positives(const Problem& problem, int64_t* starts, cudaStream_
 // The other lists, given problem.positives.starts; counters become zero.
 cudaError_t gather_positives(const Problem& problem, int64_t* columns, float* distances, float* farthest,
                              int32_t* active, cudaStream_t stream);
+// The lists where the distances [rows, columns.group] are known and not all positives are among the columns, which are
+// proxies. counts [rows, columns.group]: nullptr for zeros.
+cudaError_t list_known_positives(const Problem& problem, const float* distances, const int32_t* counts, int64_t* starts,
+                                 int64_t* columns, float* farthest, int32_t* active, cudaStream_t stream);
 
 }  // namespace cuda
 }  // namespace ccp

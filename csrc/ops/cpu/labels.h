@@ -11,14 +11,19 @@
 
 namespace ccp {
 
-// Samples against proxies [C, K, D], whose labels are implied by their order.
-inline std::vector<int32_t> labels_of_proxied_samples(const Tensor& labels, int64_t classes) {
+// Whether the proxies are those of all classes, or there are samples whose class's proxies are elsewhere.
+enum class ProxyClasses { kAll, kSome };
+
+// Samples against proxies [C, K, D], whose labels are implied by their order. Samples whose proxies are elsewhere share
+// the number C.
+inline std::vector<int32_t> labels_of_proxied_samples(const Tensor& labels, int64_t classes, ProxyClasses known) {
   const int64_t* in = static_cast<const int64_t*>(labels.const_data_ptr());
   std::vector<int32_t> out(size_t(labels.numel()));
   for (int64_t i = 0; i < labels.numel(); ++i) {
-    CCP_CHECK(in[i] >= 0 && in[i] < classes, "labels: expected values in [0, ", classes,
+    const bool inside = in[i] >= 0 && in[i] < classes;
+    CCP_CHECK(inside || known == ProxyClasses::kSome, "labels: expected values in [0, ", classes,
               "), the classes that the proxies stand for, got ", in[i], " at index ", i);
-    out[size_t(i)] = int32_t(in[i]);
+    out[size_t(i)] = int32_t(inside ? in[i] : classes);
   }
   return out;
 }

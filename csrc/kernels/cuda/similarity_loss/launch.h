@@ -11,6 +11,7 @@ struct Launches {
   int members;  // floats of a row's state
   bool hinge, uses_positives, grouped;
   cudaError_t (*forward)(const Problem& problem, const Forward& out, void* workspace, cudaStream_t stream);
+  cudaError_t (*finish)(const SimilarityFinish& job, cudaStream_t stream);
   cudaError_t (*count_active)(const Problem& problem, cudaStream_t stream);
   // sides[0] and sides[1] in one launch; the latter has no blocks if it is not wanted.
   cudaError_t (*gradients)(const Problem& problem, const struct GradientJob& job, int64_t blocks, cudaStream_t stream);

@@ -74,10 +74,34 @@ struct LossLaunches {
     const cudaError_t error = plan.row_tiles > 0 ? visit_pairs<false>(p, plan, out.active, stream)
                                                  : cudaMemsetAsync(out.active, 0, size_t(p.columns.count), stream);
     if (error != cudaSuccess) return error;
-    const ReduceJob reduce{plan.states, plan.slices,   p.rows.count,   p.columns.count,  out.reduction,
-                           out.loss,    out.row_state, out.normalizer, plan.block_parts, plan.blocks_done};
-    return launch(similarity_reduce<Loss>, dim3(unsigned(plan.reduce_blocks)), kThreads * sizeof(generic::RowParts),
-                  stream, reduce, Loss(p.parameters));
+    if (out.only_states && p.rows.count == 0) return cudaSuccess;
+    const ReduceJob reduce{plan.states,
+                           plan.slices,
+                           p.rows.count,
+                           p.columns.count,
+                           out.reduction,
+                           out.loss,
+                           out.row_state,
+                           out.normalizer,
+                           plan.block_parts,
+                           plan.blocks_done,
+                           out.only_states ? out.states : nullptr,
+                           nullptr};
+    return launch_reduce(reduce, plan.reduce_blocks, p.parameters, stream);
+  }
+
+  static cudaError_t finish(const SimilarityFinish& job, cudaStream_t stream) {
+    if (job.rows == 0) return cudaSuccess;
+    const ReduceJob reduce{
+        static_cast<const float*>(job.states), job.parts, job.rows, job.columns, Reduction::kSum, nullptr,
+        static_cast<float*>(job.row_state),    nullptr,   nullptr,  nullptr,     nullptr,         job.row_parts};
+    return launch_reduce(reduce, reduce_blocks(job.rows), job.parameters, stream);
+  }
+
+  static cudaError_t launch_reduce(const ReduceJob& job, int64_t blocks, const double* parameters,
+                                   cudaStream_t stream) {
+    return launch(similarity_reduce<Loss>, dim3(unsigned(blocks)), kThreads * sizeof(generic::RowParts), stream, job,
+                  Loss(parameters));
   }
 
   static cudaError_t count_active(const Problem& p, cudaStream_t stream) {
@@ -117,6 +141,7 @@ Launches launches<LossId::CCP_LOSS>() {
           Loss::kUsesPositives,
           Loss::kGrouped,
           &Of::forward,
+          &Of::finish,
           &Of::count_active,
           &Of::gradients,
           &Of::both_gradients};

@@ -20,13 +20,17 @@ struct ForwardPlan {
   size_t bytes;
 };
 
+inline int64_t reduce_blocks(int64_t rows) {
+  const int64_t blocks = divide_up(rows, kThreads);
+  return blocks < 1 ? 1 : blocks < kMostReduceBlocks ? blocks : kMostReduceBlocks;
+}
+
 inline ForwardPlan plan_forward(const Problem& p, int members, void* memory) {
   Workspace workspace(memory);
   ForwardPlan plan;
   plan.row_tiles = divide_up(p.rows.count, kForwardRows);
   plan.slices = slices_for(plan.row_tiles, divide_up(positions_of(p.columns), kStreamed), p.multiprocessors);
-  const int64_t blocks = divide_up(p.rows.count, kThreads);
-  plan.reduce_blocks = blocks < 1 ? 1 : blocks < kMostReduceBlocks ? blocks : kMostReduceBlocks;
+  plan.reduce_blocks = reduce_blocks(p.rows.count);
   plan.states = workspace.take<float>(plan.slices * members * p.rows.count);
   plan.block_parts = workspace.take<generic::RowParts>(plan.reduce_blocks);
   plan.blocks_done = workspace.take<unsigned>(1);

@@ -88,6 +88,23 @@ __global__ void __launch_bounds__(kThreads) gather(const ListJob job, const int6
   if (threadIdx.x % kWarp == 0) farthest[row] = largest;
 }
 
+// A thread for each row.
+__global__ void __launch_bounds__(kThreads)
+    list_known(const ListJob job, const float* distances, const int32_t* counts, int64_t* starts, int64_t* columns,
+               float* farthest, int32_t* active) {
+  const int64_t row = int64_t(blockIdx.x) * kThreads + threadIdx.x, group = job.columns.side.group;
+  if (row > job.rows.side.count) return;
+  starts[row] = row * group;
+  if (row == job.rows.side.count) return;
+  float largest = -__builtin_inff();
+  for (int64_t i = row * group; i < (row + 1) * group; ++i) {
+    columns[i] = job.rows.label(row) * group + i - row * group;
+    active[i] = counts ? counts[i] : 0;
+    if (!(distances[i] <= largest)) largest = distances[i];  // a NaN stays
+  }
+  farthest[row] = largest;
+}
+
 ListJob list_job(const Problem& p) {
   return {items_of<float>(p.rows, p.dim), items_of<float>(p.columns, p.dim), p.dim, p.normalize, p.exclude_diagonal};
 }
@@ -98,6 +115,14 @@ cudaError_t count_positives(const Problem& p, int64_t* starts, cudaStream_t stre
   const dim3 grid(unsigned(divide_up(p.rows.count, kWarps)));
   if (p.rows.count > 0) CCP_LAUNCH(count_each, grid, dim3(kThreads), 0, stream, list_job(p), starts);
   CCP_LAUNCH(add_up, dim3(1), dim3(kScanThreads), kScanThreads * sizeof(int64_t), stream, starts, p.rows.count);
+  return cudaGetLastError();
+}
+
+cudaError_t list_known_positives(const Problem& p, const float* distances, const int32_t* counts, int64_t* starts,
+                                 int64_t* columns, float* farthest, int32_t* active, cudaStream_t stream) {
+  const dim3 grid(unsigned(divide_up(p.rows.count + 1, kThreads)));
+  CCP_LAUNCH(list_known, grid, dim3(kThreads), 0, stream, list_job(p), distances, counts, starts, columns, farthest,
+             active);
   return cudaGetLastError();
 }
 

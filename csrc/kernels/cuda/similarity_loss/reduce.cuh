@@ -15,6 +15,8 @@ struct ReduceJob {
   double* normalizer;
   generic::RowParts* block_parts;  // [blocks]
   unsigned* blocks_done;           // [1], zero; where there are several blocks
+  float* merged;                   // [members, rows]: the rows are not finished, their states go here
+  double* row_parts;               // [6, rows]: the rows' parts are not added up, they go here
 };
 
 CCP_DEVICE void add(generic::RowParts& a, const generic::RowParts& b) {
@@ -65,11 +67,24 @@ __global__ void __launch_bounds__(kThreads) similarity_reduce(const ReduceJob jo
       loss.merge(state, part);
     }
     float saved[kSaved] = {};
+    if (job.merged) {
+      float members[kMembers<State>];
+      memcpy(members, &state, sizeof(state));
+      for (int i = 0; i < kMembers<State>; ++i) job.merged[i * job.rows + row] = members[i];
+      continue;
+    }
     const generic::RowParts parts = loss.finalize(state, job.columns, saved);
     for (int k = 0; k < kSaved; ++k) job.row_state[k * job.rows + row] = saved[k];
+    if (job.row_parts) {
+      const double numbers[6] = {parts.pos,        parts.neg,         parts.pos_active,
+                                 parts.neg_active, parts.pos_entries, parts.neg_entries};
+      for (int k = 0; k < 6; ++k) job.row_parts[k * job.rows + row] = numbers[k];
+      continue;
+    }
     if (job.reduction == Reduction::kNone) job.loss[row] = float(parts.pos + parts.neg);
     add(mine, parts);
   }
+  if (job.merged || job.row_parts) return;
   const generic::RowParts block = sum_over_block(mine, shared);
 
   if (threadIdx.x != 0) return;

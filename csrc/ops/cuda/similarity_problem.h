@@ -1,0 +1,127 @@
+// From tensors to the CUDA kernels' work order.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/similarity_loss.h"
+#include "ops/cuda/stream.h"
+#include "ops/similarity_loss.h"
+
+namespace ccp {
+
+// Where a row's positives are, for losses that read them.
+enum class Positives { kAmongColumns, kToldLater };
+
+// A cuda::Problem together with what it points to. Labels stay on the device: those of no class match nothing.
+class CudaProblem {
+ public:
+  CudaProblem(const Tensor& anchors, const Tensor& references, const Tensor& labels,
+              const std::optional<Tensor>& reference_labels, const std::string& loss,
+              const std::vector<double>& parameters, const std::string& normalize, bool proxy_rows, bool exclude_self,
+              bool allow_tf32, Positives positives = Positives::kAmongColumns)
+      : anchors_(torch::stable::contiguous(anchors)),
+        references_(torch::stable::contiguous(references)),
+        labels_(torch::stable::contiguous(labels)),
+        parameters_(parameters),
+        stream(current_stream(anchors)) {
+    const PairShapes shapes = check_pairs(anchors, references, labels, reference_labels, exclude_self);
+    const LossEntry entry = check_loss(loss, parameters, shapes, proxy_rows);
+    const auto side = [](const Tensor& tensor, int64_t count, const char* name) {
+      const Dtype dtype = dtype_of(tensor, name);
+      CCP_CHECK(dtype != Dtype::kFloat64, name, ": expected float32, bfloat16 or float16 on a GPU, got float64; ",
+                "double precision is for gradient checks, on the CPU");
+      return cuda::Side{tensor.const_data_ptr(), dtype, count, nullptr, 1, 0};
+    };
+    cuda::Side samples = side(anchors_, shapes.samples, "anchors");
+    cuda::Side others = side(references_, shapes.references, "references");
+    samples.labels = static_cast<const int64_t*>(labels_.const_data_ptr());
+    if (shapes.proxies_per_class > 0) {
+      others.group = shapes.proxies_per_class;
+    } else {
+      reference_labels_ = torch::stable::contiguous(*reference_labels);
+      others.labels = static_cast<const int64_t*>(reference_labels_->const_data_ptr());
+    }
+    const bool half = samples.dtype != Dtype::kFloat32 && others.dtype != Dtype::kFloat32;
+    problem.loss = entry.id;
+    problem.parameters = parameters_.data();
+    problem.rows = proxy_rows ? others : samples;
+    problem.columns = proxy_rows ? samples : others;
+    problem.dim = shapes.dim;
+    problem.normalize = find_normalize(normalize);
+    problem.exclude_diagonal = exclude_self;
+    problem.products = half || allow_tf32 ? Products::kOne : Products::kThree;
+    problem.multiprocessors = multiprocessors();
+    problem.shared_bytes = shared_bytes_of_block();
+    uses_positives_ = entry.uses_positives;
+    if (uses_positives_ && positives == Positives::kAmongColumns) list_positives();
+  }
+
+  cuda::Problem problem{};
+  bool uses_positives() const { return uses_positives_; }
+
+  // Instead of looking for them among the columns.
+  void list_known_positives(const Tensor& distances, const std::optional<Tensor>& counts) {
+    const int64_t rows = problem.rows.count, group = problem.columns.group;
+    check_known_positives(distances, "positives", rows, group, ScalarType::Float);
+    if (counts) check_known_positives(*counts, "counts", rows, group, ScalarType::Int);
+    held_.push_back(torch::stable::contiguous(distances));
+    const float* known = static_cast<const float*>(held_.back().const_data_ptr());
+    const int32_t* active = nullptr;
+    if (counts) {
+      held_.push_back(torch::stable::contiguous(*counts));
+      active = static_cast<const int32_t*>(held_.back().const_data_ptr());
+    }
+    int64_t* starts = hold<int64_t>(rows + 1, ScalarType::Long);
+    int64_t* columns = hold<int64_t>(rows * group, ScalarType::Long);
+    float* farthest = hold<float>(rows, ScalarType::Float);
+    counters_ = empty_like_on(anchors_, {rows, group}, ScalarType::Int);
+    int32_t* counters = static_cast<int32_t*>(counters_->mutable_data_ptr());
+    CCP_CUDA_CHECK(cuda::list_known_positives(problem, known, active, starts, columns, farthest, counters, stream));
+    problem.positives = {starts, columns, known, farthest, counters, active != nullptr};
+  }
+  // [rows, group] of known positives.
+  const Tensor& counters() const { return *counters_; }
+
+ private:
+  template <class T>
+  T* hold(int64_t count, ScalarType type) {
+    held_.push_back(empty_like_on(anchors_, {count}, type));
+    return static_cast<T*>(held_.back().mutable_data_ptr());
+  }
+
+  void list_positives() {
+    int64_t* starts = hold<int64_t>(problem.rows.count + 1, ScalarType::Long);
+    CCP_CUDA_CHECK(cuda::count_positives(problem, starts, stream));
+    // With proxies it is known beforehand how long the lists can get; with labelled references the GPU has to be asked,
+    // and waited for.
+    int64_t length = 0;
+    if (!problem.columns.labels)
+      length = problem.rows.count * problem.columns.group;
+    else if (!problem.rows.labels)
+      length = problem.columns.count * problem.rows.group;
+    else {
+      CCP_CUDA_CHECK(
+          cudaMemcpyAsync(&length, starts + problem.rows.count, sizeof(length), cudaMemcpyDeviceToHost, stream));
+      CCP_CUDA_CHECK(cudaStreamSynchronize(stream));
+    }
+    int64_t* columns = hold<int64_t>(length, ScalarType::Long);
+    float* distances = hold<float>(length, ScalarType::Float);
+    float* farthest = hold<float>(problem.rows.count, ScalarType::Float);
+    int32_t* active = hold<int32_t>(length, ScalarType::Int);
+    problem.positives = {starts, columns, distances, farthest, active, false};
+    CCP_CUDA_CHECK(cuda::gather_positives(problem, columns, distances, farthest, active, stream));
+  }
+
+  Tensor anchors_, references_, labels_;
+  std::optional<Tensor> reference_labels_, counters_;
+  bool uses_positives_ = false;
+  std::vector<double> parameters_;
+  std::vector<Tensor> held_;
+
+ public:
+  const cudaStream_t stream;
+};
+
+}  // namespace ccp

@@ -1,0 +1,86 @@
+"""A rank that dies or hangs: the others stop and say what to do, and fewer ranks go on from the last checkpoint."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import on_ranks
+from test_distributed_checkpoint import Training, one_process
+
+from ccp_fast.distributed import RankLost, clear_errors
+
+STOPPED = 3
+
+
+def train_until_it_fails(rank: int, folder: Path, how: str, timeout: float) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=3,
+        timeout=timedelta(seconds=timeout),
+    )
+    training = Training("ddp")
+    try:
+        with clear_errors("training"):
+            for number in range(10):
+                if number == 4:
+                    (folder / f"waits{rank}").touch()
+                    if rank == 1:
+                        if how == "dies":
+                            os._exit(9)
+                        time.sleep(600)
+                training.step(number)
+                if number == 2:
+                    training.save(folder / "checkpoint", number)
+    except RankLost as error:
+        (folder / f"message{rank}").write_text(str(error))
+        os._exit(STOPPED)
+
+
+def go_on(folder: Path, expected: list[float]) -> None:
+    training = Training("ddp")
+    assert training.load(folder) == 2
+    got = [training.step(number) for number in range(3, 8)]
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("how", ["dies", pytest.param("hangs", marks=pytest.mark.slow)])
+def test_the_others_stop_and_fewer_go_on(tmp_path: Path, how: str) -> None:
+    context = multiprocessing.get_context("forkserver")
+    timeout = 60 if how == "dies" else 8
+    processes = [
+        context.Process(target=train_until_it_fails, args=(rank, tmp_path, how, timeout)) for rank in range(3)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for rank in (0, 2):
+            processes[rank].join(100)
+            assert processes[rank].exitcode == STOPPED
+            message = (tmp_path / f"message{rank}").read_text()
+            assert message.startswith(f"rank {rank}: a process of the group died or did not answer in time")
+            assert "with as many or fewer processes, from its last checkpoint" in message
+        waited = time.time() - (tmp_path / "waits0").stat().st_mtime
+        assert waited < timeout + 20
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    expected = one_process(8)[3:]
+    on_ranks(2, go_on, tmp_path / "checkpoint", expected)
+
+
+def test_an_error_of_ones_own_is_left_alone() -> None:
+    with pytest.raises(RuntimeError, match=r"^something else$"), clear_errors("training"):
+        raise RuntimeError("something else")
+    with pytest.raises(RankLost, match="rank 0: a process of the group died"), clear_errors("training"):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3841")
