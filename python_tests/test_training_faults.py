@@ -125,7 +125,7 @@ def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path) -> None:
-    settings = ("steps=400", "optimizer.ema_decay=0.99", "ccp.project_every=17")
+    settings = ("steps=1200", "optimizer.ema_decay=0.99", "ccp.project_every=17")
     trainer.train(tiny_training.config(*settings), tmp_path / "unbroken", QUIET)
     path, chance = tmp_path / "killed", random.Random(0)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -142,7 +142,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path: Path) -> No
                         break
                     left -= 1
         else:  # while it starts
-            time.sleep(chance.uniform(0, 4))
+            time.sleep(chance.uniform(0, 2.5))
         time.sleep(chance.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it was not killed but ended by itself"

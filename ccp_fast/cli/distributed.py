@@ -11,7 +11,7 @@ from typing import Annotated
 import torch.distributed as dist
 import typer
 
-from ccp_fast.distributed import RankLost
+from ccp_fast.distributed import RankLost, clear_errors
 from ccp_fast.training.config import load_config
 from ccp_fast.training.distributed import train
 from ccp_fast.training.errors import UserError
@@ -57,12 +57,18 @@ def distributed(
     say = typer.echo if dist.get_rank() == 0 else (lambda text: None)
     try:
         train(out, wanted, network, sample_rate, say)  # type: ignore[arg-type]
+        with clear_errors("end"):
+            dist.barrier()  # nobody takes connections down that another still uses
     except UserError as error:
         _stop(str(error) if dist.get_rank() == 0 else "", WRONG_INPUT)
     except RankLost as error:
         print(error, file=sys.stderr)
         os._exit(LOST)  # a group that has lost a member cannot be taken down in order
     dist.destroy_process_group()
+    # The threads of gloo's other groups end in no order with the interpreter, which once aborted a finished run.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _stop(message: str, code: int) -> None:
