@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccp_fast._checks import check_count
+from ccp_fast._checks import check_batch, check_count
 from ccp_fast.alternating.pool import EmbeddedPool
 
 # So many embeddings wait for their slots: a batch costs two copies, and sorting by class is shared by many batches.
@@ -131,17 +131,7 @@ class ClassMemory(nn.Module):
         super()._load_from_state_dict(*arguments)
 
     def _check(self, embeddings: Tensor, labels: Tensor) -> None:
-        if embeddings.dim() != 2 or embeddings.shape[1] != self.dim or not embeddings.is_floating_point():
-            got = f"{str(embeddings.dtype).removeprefix('torch.')} of shape {list(embeddings.shape)}"
-            raise ValueError(f"embeddings: expected floating point of shape [B, {self.dim}], got {got}")
-        if labels.dtype != torch.int64 or labels.shape != embeddings.shape[:1]:
-            got = f"{str(labels.dtype).removeprefix('torch.')} of shape {list(labels.shape)}"
-            raise ValueError(f"labels: expected int64 of shape [{len(embeddings)}], got {got}")
-        for name, tensor in (("embeddings", embeddings), ("labels", labels)):
-            if tensor.device != self.counts.device:
-                raise ValueError(
-                    f"{name}: expected on {self.counts.device}, the memory's device, got {tensor.device}"
-                )
+        check_batch(embeddings, labels, self.dim, self.counts.device)
         if labels.device.type == "cpu" and len(labels):
             numbers = labels.tolist()  # of a batch, that is faster than an operator
             least, most = min(numbers), max(numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ccp_fast._checks import check_batch
 from ccp_fast.losses import MetricLoss
 
 
@@ -75,7 +76,7 @@ class CrossBatchMemory(nn.Module):
 
         Raises ValueError for embeddings or labels of another shape, dtype or device.
         """
-        self._check(embeddings, labels)
+        check_batch(embeddings, labels, self.dim, self.queue.device)
         value = self._loss(loss, embeddings, labels)
         if self.training:
             self.enqueue_(embeddings, labels)
@@ -85,7 +86,7 @@ class CrossBatchMemory(nn.Module):
     @torch.no_grad()
     def enqueue_(self, embeddings: Tensor, labels: Tensor) -> None:
         """Store a batch [B, D] with labels [B], over the oldest entries where the queue is full."""
-        self._check(embeddings, labels)
+        check_batch(embeddings, labels, self.dim, self.queue.device)
         count = min(len(labels), self.size)
         until_end = min(count, self.size - self.pointer)
         for slots, new in ((self.queue, embeddings), (self.queue_labels, labels)):
@@ -151,16 +152,3 @@ class CrossBatchMemory(nn.Module):
         """The last `count` entries in order, as one or two pieces of the ring."""
         start = self.pointer - count
         return [slots[start : self.pointer]] if start >= 0 else [slots[start:], slots[: self.pointer]]
-
-    def _check(self, embeddings: Tensor, labels: Tensor) -> None:
-        if embeddings.dim() != 2 or embeddings.shape[1] != self.dim or not embeddings.is_floating_point():
-            got = f"{str(embeddings.dtype).removeprefix('torch.')} of shape {list(embeddings.shape)}"
-            raise ValueError(f"embeddings: expected floating point of shape [B, {self.dim}], got {got}")
-        if labels.dtype != torch.int64 or labels.shape != embeddings.shape[:1]:
-            got = f"{str(labels.dtype).removeprefix('torch.')} of shape {list(labels.shape)}"
-            raise ValueError(f"labels: expected int64 of shape [{len(embeddings)}], got {got}")
-        for name, tensor in (("embeddings", embeddings), ("labels", labels)):
-            if tensor.device != self.queue.device:
-                raise ValueError(
-                    f"{name}: expected on {self.queue.device}, the memory's device, got {tensor.device}"
-                )

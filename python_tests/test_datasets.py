@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import image_trees
 import numpy as np
@@ -143,65 +144,61 @@ def test_folders_of_classes(tmp_path: Path) -> None:
 
 # What is missing or wrong
 
-READERS: list[tuple[str, Callable[..., Parts], Callable[[Path], Path], dict[str, int], str, str]] = [
-    ("SOP", sop, image_trees.sop, SOP, "Ebay_test.txt", "cvgl.stanford.edu"),
-    ("CUB-200-2011", cub, image_trees.cub, CUB, "image_class_labels.txt", "vision.caltech.edu"),
-    (
-        "Cars196",
-        cars,
-        image_trees.cars_devkit,
-        CARS,
-        "devkit/cars_test_annos_withlabels.mat",
-        "ai.stanford.edu",
-    ),
-    ("In-shop", inshop, image_trees.inshop, INSHOP, "Eval/list_eval_partition.txt", "mmlab.ie.cuhk.edu.hk"),
-]
+
+class Published(NamedTuple):
+    """A set that its authors give away."""
+
+    title: str
+    reader: Callable[..., Parts]
+    tree: Callable[[Path], Path]
+    counts: dict[str, int]
+    file: str  # one that it needs
+    host: str  # where it is to be had
+
+
 EVERY = pytest.mark.parametrize(
-    ("title", "reader", "tree", "published", "file", "host"), READERS, ids=[r[0] for r in READERS]
-)
+    "one",
+    [
+        Published("SOP", sop, image_trees.sop, SOP, "Ebay_test.txt", "cvgl.stanford.edu"),
+        Published("CUB-200-2011", cub, image_trees.cub, CUB, "image_class_labels.txt", "vision.caltech.edu"),
+        Published(
+            "Cars196", cars, image_trees.cars_devkit, CARS,
+            "devkit/cars_test_annos_withlabels.mat", "ai.stanford.edu",
+        ),
+        Published(
+            "In-shop", inshop, image_trees.inshop, INSHOP,
+            "Eval/list_eval_partition.txt", "mmlab.ie.cuhk.edu.hk",
+        ),
+    ],
+    ids=lambda one: one.title,
+)  # fmt: skip
 
 
 @EVERY
-def test_counts_are_those_that_were_published(
-    tmp_path: Path,
-    title: str,
-    reader: Callable[..., Parts],
-    tree: Callable[[Path], Path],
-    published: dict[str, int],
-    file: str,
-    host: str,
-) -> None:
-    first = next(iter(published))
-    counts = f"expected {published[first]:,} {first}, got . in {re.escape(str(tmp_path))}; data.counts=any accepts that"
-    with pytest.raises(DataFileError, match=f"^{title}: {counts}$"):
-        reader(tree(tmp_path))
-    assert reader(tmp_path, any_counts=True).counts().keys() == published.keys()
+def test_counts_are_those_that_were_published(tmp_path: Path, one: Published) -> None:
+    first, count = next(iter(one.counts.items()))
+    counts = f"expected {count:,} {first}, got . in {re.escape(str(tmp_path))}; data.counts=any accepts that"
+    with pytest.raises(DataFileError, match=f"^{one.title}: {counts}$"):
+        one.reader(one.tree(tmp_path))
+    assert one.reader(tmp_path, any_counts=True).counts().keys() == one.counts.keys()
 
 
 @EVERY
-def test_what_is_missing_is_named_with_where_to_get_the_set(
-    tmp_path: Path,
-    title: str,
-    reader: Callable[..., Parts],
-    tree: Callable[[Path], Path],
-    published: dict[str, int],
-    file: str,
-    host: str,
-) -> None:
+def test_what_is_missing_is_named_with_where_to_get_the_set(tmp_path: Path, one: Published) -> None:
     with pytest.raises(
-        DataFileError, match=rf"^{title}: .* is missing; the set is to be had from http.*{host}\S+$"
+        DataFileError, match=rf"^{one.title}: .* is missing; the set is to be had from http.*{one.host}\S+$"
     ):
-        reader(tmp_path)
-    image = next(iter(sorted(tree(tmp_path).rglob("*.[jJ][pP][gG]"))))
+        one.reader(tmp_path)
+    image = next(iter(sorted(one.tree(tmp_path).rglob("*.[jJ][pP][gG]"))))
     image.unlink()
     with pytest.raises(
-        DataFileError, match=rf"^{title}: {re.escape(str(image))} is missing \(1 of .* images are\)"
+        DataFileError, match=rf"^{one.title}: {re.escape(str(image))} is missing \(1 of .* images are\)"
     ):
-        reader(tmp_path, any_counts=True)
-    (tmp_path / file).unlink()
-    name = Path(file).name
+        one.reader(tmp_path, any_counts=True)
+    (tmp_path / one.file).unlink()
+    name = Path(one.file).name
     with pytest.raises(DataFileError, match=rf"{name} is missing; the set is to be had from"):
-        reader(tmp_path, any_counts=True)
+        one.reader(tmp_path, any_counts=True)
 
 
 def test_the_published_counts() -> None:

@@ -239,7 +239,7 @@ def test_what_does_not_go_together_is_told(settings: dict[str, Any], sentence: s
 
 def test_where_there_is_no_gpu_it_is_told() -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("there is a GPU")
     with pytest.raises(UserError, match=r"compute.device: expected cpu where there is no GPU"):
         network(compute={"device": "cuda"})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -13,6 +12,7 @@ from ccp_fast.distributed.batch import gather_batch
 from ccp_fast.distributed.communication import Communicator
 from ccp_fast.evaluation import retrieval_per_query
 from ccp_fast.evaluation._fixed_point import Normalize
+from ccp_fast.evaluation._metrics import means
 
 
 @torch.no_grad()
@@ -62,14 +62,7 @@ def retrieval(
         normalize=normalize,
         rows=torch.arange(own.start, own.stop, device=query.device),
     )
-    counted = values.pop("num_relevant") > 0
-    total = int(counted.sum())
-    if wanted and not total:
-        raise ValueError("labels: expected a query with a reference of its own class, got none")
+    relevant = values.pop("num_relevant")  # of all queries, on every rank
     mine = torch.stack([value[own] for value in values.values()], dim=1) if values else query.new_zeros(0, 0)
     everyone = comm.gather_rows(mine, queries.sizes, "metrics of queries")
-    result = {
-        name: math.fsum(everyone[:, i][counted].tolist()) / total for i, name in enumerate(values)
-    }  # fsum is exact: the mean does not depend on who had which query
-    result["num_queries"] = total
-    return result
+    return means({**{name: everyone[:, i] for i, name in enumerate(values)}, "num_relevant": relevant})

@@ -13,7 +13,7 @@ R-precision and MAP@R: Musgrave et al., "A Metric Learning Reality Check", ECCV 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -85,16 +85,28 @@ def retrieval(
         block_size=block_size,
         backend=backend,
     )
-    counted = values.pop("num_relevant") > 0
-    total = int(counted.sum())
-    if names and not total:
-        raise ValueError("labels: expected a query with a reference of its own class, got none")
-    # fsum is exact: the mean does not depend on the order of the queries.
-    result = {name: math.fsum(value[counted].tolist()) / total for name, value in values.items()}
+    result = means(values)
     if "nmi" in wanted:
         result["nmi"] = normalized_mutual_information(
             query, labels, normalize=normalize, kmeans=kmeans, seed=seed
         )
+    return result
+
+
+def means(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of what ``retrieval_per_query`` gives, over the queries that count, and "num_queries", how many these are.
+
+    ValueError if there are metrics and no query counts.
+    """
+    counted = values["num_relevant"] > 0
+    total = int(counted.sum())
+    metrics = {name: value for name, value in values.items() if name != "num_relevant"}
+    if metrics and not total:
+        raise ValueError("labels: expected a query with a reference of its own class, got none")
+    # fsum is exact: the mean does not depend on the order of the queries.
+    result: dict[str, float] = {
+        name: math.fsum(value[counted].tolist()) / total for name, value in metrics.items()
+    }
     result["num_queries"] = total
     return result
 

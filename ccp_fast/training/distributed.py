@@ -40,6 +40,7 @@ from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.folds import splits_of
+from ccp_fast.training.methods.ccp import projections
 from ccp_fast.training.metrics import MetricLog
 from ccp_fast.training.model import build_network
 from ccp_fast.training.objective import build_loss
@@ -98,25 +99,8 @@ class DistributedLearner:
         self.ccp = self._make_ccp() if config.method == "ccp" else None
 
     def _make_ccp(self) -> AlternatingProjections:
-        c = self.config.ccp
-        self._pools = ClassPoolSampler(self.data.labels, c.pool_size, seed=self.config.seed)
-        ccp = AlternatingProjections(
-            self.inner,
-            self.loss,
-            pool_size=c.pool_size,
-            lam=c.lam,
-            lam_decay=c.lam_decay,
-            patience=c.patience,
-            min_delta=c.min_delta,
-            pair_weight=c.pair_weight,
-            proxy_weight=c.proxy_weight,
-            stop_patience=None,
-            warm_start=round(c.warm_start * self.config.steps),
-            project_every=c.project_every,
-            reinitialize=c.reinitialize,
-            seeded=c.seeded,
-            reload_best=c.reload_best,
-        )
+        self._pools = ClassPoolSampler(self.data.labels, self.config.ccp.pool_size, seed=self.config.seed)
+        ccp = projections(self.config, self.inner, self.loss)
         ccp.attach(self.of_network, self.of_proxies)
         return ccp
 

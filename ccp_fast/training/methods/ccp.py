@@ -11,12 +11,35 @@ from torch.optim import Optimizer
 from ccp_fast.alternating.choice import spread
 from ccp_fast.ccp import AlternatingProjections, EmbeddedPool, SubProblem
 from ccp_fast.class_memory import ClassMemory
+from ccp_fast.losses import MetricLoss
 from ccp_fast.samplers import ClassPoolSampler
 from ccp_fast.training.clock import PhaseClock
 from ccp_fast.training.config import Config
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.methods.base import Method
 from ccp_fast.training.model import embed
+
+
+def projections(config: Config, network: nn.Module, loss: MetricLoss) -> AlternatingProjections:
+    """The algorithm with the settings of a run: it ends after its steps, not by itself."""
+    c = config.ccp
+    return AlternatingProjections(
+        network,
+        loss,
+        pool_size=c.pool_size,
+        lam=c.lam,
+        lam_decay=c.lam_decay,
+        patience=c.patience,
+        min_delta=c.min_delta,
+        pair_weight=c.pair_weight,
+        proxy_weight=c.proxy_weight,
+        stop_patience=None,
+        warm_start=round(c.warm_start * config.steps),
+        project_every=c.project_every,
+        reinitialize=c.reinitialize,
+        seeded=c.seeded,
+        reload_best=c.reload_best,
+    )
 
 
 class Ccp(Method):
@@ -32,23 +55,7 @@ class Ccp(Method):
         self.memory: ClassMemory | None = None
         if c.pool == "memory":
             self.memory = ClassMemory(data.num_classes, c.pool_size, config.model.dim).to(self.device)
-        self.ccp = AlternatingProjections(
-            model,
-            self.metric_loss,
-            pool_size=c.pool_size,
-            lam=c.lam,
-            lam_decay=c.lam_decay,
-            patience=c.patience,
-            min_delta=c.min_delta,
-            pair_weight=c.pair_weight,
-            proxy_weight=c.proxy_weight,
-            stop_patience=None,
-            warm_start=round(c.warm_start * config.steps),
-            project_every=c.project_every,
-            reinitialize=c.reinitialize,
-            seeded=c.seeded,
-            reload_best=c.reload_best,
-        )
+        self.ccp = projections(config, model, self.metric_loss)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Add the proximal term to every step."""

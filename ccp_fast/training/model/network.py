@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal, Protocol, cast
 
 import torch
@@ -13,7 +14,7 @@ from ccp_fast.training.inputs import NetworkInput
 Pooling = Literal["gap", "gap+gmp", "token"]
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """Normalised images ``[n, c, h, w]`` to embeddings ``[n, dim]`` in float32, not normalised.
 
     A network implements `vectors`; here is what all do around it.
@@ -30,9 +31,9 @@ class Network(nn.Module):
     channels_last = False
     frozen_norms = False
 
+    @abstractmethod
     def vectors(self, images: Tensor) -> Tensor:
         """Embeddings, in whatever precision they come out."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings, on the network's device."""
