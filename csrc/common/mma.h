@@ -50,12 +50,13 @@ CCP_DEVICE void remainder_of_tf32(const Fragment& x, const Fragment& large, Frag
 }
 
 #if defined(CCP_HOST_EMU)
-// The emulated warp hands its fragments round, and every lane computes its own four numbers.
-template <int kM, int kN>
-inline void emulate_mma(FragmentD (&d)[kM][kN], const FragmentA (&a)[kM], const FragmentB (&b)[kN]) {
+// The emulated warp hands its fragments round, and every lane computes its own four numbers. kPer numbers share a
+// register; number(register, i) is the i-th of them.
+template <int kPer, class A, class B, int kM, int kN, class Number>
+inline void emulate_mma(FragmentD (&d)[kM][kN], const A (&a)[kM], const B (&b)[kN], const Number& number) {
   struct Operands {
-    FragmentA a[kM];
-    FragmentB b[kN];
+    A a[kM];
+    B b[kN];
   } mine;
   std::memcpy(mine.a, a, sizeof(a));
   std::memcpy(mine.b, b, sizeof(b));
@@ -66,10 +67,11 @@ inline void emulate_mma(FragmentD (&d)[kM][kN], const FragmentA (&a)[kM], const 
         for (int i = 0; i < 4; ++i) {
           const int row = g + 8 * (i / 2), column = 2 * t + i % 2;
           float sum = d[m][n].v[i];
-          for (int k = 0; k < 8; ++k) {
+          for (int k = 0; k < 8 * kPer; ++k) {
             // Element (row, k) of A and (k, column) of B, from the lanes that hold them.
-            const float left = of(row % 8 * 4 + k % 4).a[m].v[row / 8 + 2 * (k / 4)];
-            const float right = of(column * 4 + k % 4).b[n].v[k / 4];
+            const int lane = k / kPer % 4, half = k / kPer / 4;
+            const float left = number(of(row % 8 * 4 + lane).a[m].v[row / 8 + 2 * half], k % kPer);
+            const float right = number(of(column * 4 + lane).b[n].v[half], k % kPer);
             sum += left * right;
           }
           d[m][n].v[i] = sum;
@@ -83,7 +85,7 @@ inline void emulate_mma(FragmentD (&d)[kM][kN], const FragmentA (&a)[kM], const 
 template <int kM, int kN>
 CCP_DEVICE void mma(FragmentD (&d)[kM][kN], const FragmentA (&a)[kM], const FragmentB (&b)[kN]) {
 #if defined(CCP_HOST_EMU)
-  emulate_mma(d, a, b);
+  emulate_mma<1>(d, a, b, [](float x, int) { return x; });
 #else
 #pragma unroll
   for (int m = 0; m < kM; ++m)

@@ -40,42 +40,12 @@ CCP_DEVICE float upper_half(uint32_t two) {
                                    : half_bits_to_float(uint16_t(two >> 16));
 }
 
-#if defined(CCP_HOST_EMU)
-template <Dtype dtype, int kM, int kN>
-inline void emulate_mma16(FragmentD (&d)[kM][kN], const PackedA (&a)[kM], const PackedB (&b)[kN]) {
-  struct Operands {
-    PackedA a[kM];
-    PackedB b[kN];
-  } mine;
-  std::memcpy(mine.a, a, sizeof(a));
-  std::memcpy(mine.b, b, sizeof(b));
-  const auto number = [](uint32_t two, int k) { return k % 2 ? upper_half<dtype>(two) : lower_half<dtype>(two); };
-  const int g = emu::lane() / 4, t = emu::lane() % 4;
-  emu::exchange(mine, [&](auto of) {
-    for (int m = 0; m < kM; ++m)
-      for (int n = 0; n < kN; ++n)
-        for (int i = 0; i < 4; ++i) {
-          const int row = g + 8 * (i / 2), column = 2 * t + i % 2;
-          float sum = d[m][n].v[i];
-          for (int k = 0; k < 16; ++k) {
-            // Element (row, k) of A and (k, column) of B, from the lanes that hold them.
-            const float left = number(of(row % 8 * 4 + k % 8 / 2).a[m].v[row / 8 + 2 * (k / 8)], k);
-            const float right = number(of(column * 4 + k % 8 / 2).b[n].v[k / 8], k);
-            sum += left * right;
-          }
-          d[m][n].v[i] = sum;
-        }
-    return 0;
-  });
-}
-#endif
-
 // d[m][n] += a[m] · b[n].
 template <Dtype dtype, int kM, int kN>
 CCP_DEVICE void mma16(FragmentD (&d)[kM][kN], const PackedA (&a)[kM], const PackedB (&b)[kN]) {
   static_assert(dtype == Dtype::kBFloat16 || dtype == Dtype::kFloat16, "16 bits each");
 #if defined(CCP_HOST_EMU)
-  emulate_mma16<dtype>(d, a, b);
+  emulate_mma<2>(d, a, b, [](uint32_t two, int i) { return i ? upper_half<dtype>(two) : lower_half<dtype>(two); });
 #else
 #define CCP_MMA16(type)                                                                         \
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                           \
