@@ -126,4 +126,5 @@ if __name__ == "__main__":
     result = main(a.steps, a.network, a.sample_rate, a.checkpoint)
     if dist.get_rank() == 0:
         print(f"MAP@R on 500 classes never seen: {result:.3f}")
+    dist.barrier()  # nobody leaves while another still needs its connections
     dist.destroy_process_group()

@@ -53,6 +53,7 @@ def step(rank: int, ranks: int, store: str, classes: int, dim: int, batch: int) 
         f"{made - began:.1f} s, loss and gradients {differentiated - made:.1f} s, Adam {done - differentiated:.1f} s; "
         f"memory planned {plan.total / 1e9:.2f} GB, taken {grown / 1e9:.2f} GB"
     )
+    dist.barrier()  # nobody leaves while another still needs its connections
     dist.destroy_process_group()
 
 

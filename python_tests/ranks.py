@@ -37,5 +37,6 @@ def _run(
     )
     try:
         function(*args)
+        dist.barrier()  # a rank that leaves early closes connections that another is still opening
     finally:
         dist.destroy_process_group()
