@@ -34,7 +34,7 @@ from ccp_fast.training.report.svg import ACCENT, FAINT, SECOND, THIRD, drawing
 from ccp_fast.training.run_folder import RunFolder
 
 FOLDER = Path(__file__).parent / "figures"
-LARGEST = 60_000  # bytes of a figure
+LARGEST = 100_000  # bytes of a figure
 BINS = 50
 
 
@@ -165,8 +165,12 @@ def made_by(runs: list[Finished]) -> str:
 
 
 def write(name: str, runs: list[Finished], folder: Path = FOLDER) -> None:
+    """The figure of that name."""
+    write_figure(name, *(k_center if name == "k_center" else training)(name, runs), folder)
+
+
+def write_figure(name: str, svg: str, caption: str, folder: Path = FOLDER) -> None:
     """NAME.svg and NAME.md."""
-    svg, caption = (k_center if name == "k_center" else training)(name, runs)
     if len(svg.encode()) > LARGEST:
         raise UserError(f"{name}.svg: expected at most {LARGEST} bytes, got {len(svg.encode())}")
     folder.mkdir(exist_ok=True)

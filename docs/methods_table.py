@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from guide_runs import FOLDER, RUNS, SEEDS, STEPS, Finished, obtain
+from marked import NOT_YET, put_into
 
 from ccp_fast.training.compare import run_in_a_process, spread
 from ccp_fast.training.config import Config
@@ -29,7 +30,7 @@ from ccp_fast.training.metrics import to_csv
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "results" / "methods.csv"
 PAGE = ROOT / "docs" / "results.md"
-MARKS = "<!-- methods table -->\n", "<!-- end of methods table -->\n"
+NAME = "methods table"
 
 Row = dict[str, Any]
 
@@ -81,7 +82,7 @@ def table(rows: Iterable[Row]) -> str:
     for one in rows:
         by_run.setdefault(one["run"], []).append(one)
     if not by_run:
-        return "Not run yet.\n"
+        return NOT_YET
     lines = [
         "| | MAP@R | R@1 | NMI | CPU ms a step | memory, MiB | seeds |",
         "|---|---|---|---|---|---|---|",
@@ -96,15 +97,6 @@ def table(rows: Iterable[Row]) -> str:
 
 
 TEXT = {"run", "commit", "command"}
-
-
-def put(text: str, page: str) -> str:
-    """The page with `text` between its marks."""
-    before, begin, rest = page.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not (begin and end):
-        raise UserError(f"{PAGE.name}: expected the lines {MARKS[0].strip()} and {MARKS[1].strip()}")
-    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def kept() -> list[Row]:
@@ -131,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not rows:
             raise UserError(f"{options.runs}: no finished run")
         write_atomically(ROWS, to_csv(rows))
-        write_atomically(PAGE, put(table(kept()), PAGE.read_text(encoding="utf-8")))
+        put_into(PAGE, NAME, table(kept()))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

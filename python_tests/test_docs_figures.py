@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -15,9 +16,10 @@ pytest.importorskip("safetensors", reason="ccp-train needs the extra [train]")
 import tiny_training
 from training_runs import QUIET, tiny_data  # noqa: F401
 
-from ccp_fast.training import trainer
+from ccp_fast.training import compare, trainer
 from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.metrics import read_rows
 
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = tuple(s for s in tiny_training.SETTINGS if s.partition("=")[0] not in ("threads", "steps"))
@@ -44,7 +46,8 @@ def test_every_figure_has_a_place_and_its_runs(figures: ModuleType) -> None:
     for name, runs in figures.FIGURES.items():
         assert text.count(f":::{{measured}} {name}\n") == 1
         assert set(runs) <= figures.RUNS.keys()
-    assert text.count("\n:::{measured} ") == len(figures.FIGURES)
+    names = re.findall(r"\n:::{measured} (\S+)\n", text)
+    assert sorted(names) == sorted([*figures.FIGURES, "glyphs_large_curves", "glyphs_large_coverage"])
 
 
 def test_figures_are_drawn_from_finished_runs(figures: ModuleType, tmp_path: Path) -> None:
@@ -76,9 +79,10 @@ def test_figures_are_drawn_from_finished_runs(figures: ModuleType, tmp_path: Pat
 def test_table_of_methods_is_that_of_the_rows() -> None:
     methods = load("methods_table")
     page = methods.PAGE.read_text(encoding="utf-8")
-    assert methods.put(methods.table(methods.kept()), page) == page
-    with pytest.raises(UserError, match="expected the lines"):
-        methods.put("", page.replace(methods.MARKS[1], ""))
+    marked = load("marked")
+    assert marked.put(methods.NAME, methods.table(methods.kept()), page) == page
+    with pytest.raises(UserError, match="expected the lines <!-- another -->"):
+        marked.put("another", "", page)
 
 
 def test_table_of_methods_from_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +97,47 @@ def test_table_of_methods_from_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     mean = sum(row["test_map_at_r"] for row in rows) / 3
     assert float(accuracy.split()[0]) == pytest.approx(mean, abs=5e-4)
     assert int(memory) > 50
+
+
+def test_page_of_glyphs_large_from_runs(tmp_path: Path) -> None:
+    page = load("glyphs_large")
+    base = tiny_training.config("steps=8", "threads=1", "ccp.warm_start=0.25", "ccp.project_every=3")
+    cells = compare.Experiment(tmp_path, base, ["c2", "triplet"], ["plain", "ccp"], [0, 1])
+    cells.run(train_here, 1, lambda _: None)
+    assert all(re.fullmatch("[0-9a-f]{7}|unknown", row["code"]) for row in page.rows(cells))
+    _, _, *lines = page.radii_table(cells).splitlines()
+    assert [line.split(" | ")[:3] for line in lines[:2]] == [
+        ["| C2 (Euclidean contrastive)", "2", "–"],
+        ["| C2 (Euclidean contrastive)", "5", lines[1].split(" | ")[2]],
+    ]
+    histories = [read_rows(cells.folder(compare.Cell("c2", "ccp", s)) / "subproblems.jsonl") for s in (0, 1)]
+    before = sum(history[1]["previous_radius_mean"] for history in histories) / 2
+    assert float(lines[1].split(" | ")[2]) == pytest.approx(before, abs=5e-4)
+    for svg, _ in (page.draw_curves_of_all(cells), page.draw_coverage(cells)):
+        ElementTree.fromstring(svg)
+    assert re.search(
+        r"C2 plain (\d\.\d\d|inf), ccp (\d\.\d\d|inf); Triplet plain", page.draw_coverage(cells)[1]
+    )
+
+
+def test_coverage_is_that_of_every_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = load("glyphs_large")
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([2, 0, 1, 0, 2, 1, 0, 1, 2, 0, 2, 2])
+    points = torch.randn(12, 3, generator=generator)
+    model = type("Model", (), {"embed": lambda self, _: points})()
+    monkeypatch.setattr(page, "load_model", lambda _: model)
+    found = page.coverage(tmp_path, type("Test", (), {"labels": labels}))
+    distances = torch.cdist(points.double(), points.double())
+    radii = []
+    for one in range(3):
+        (members,) = (labels == one).nonzero(as_tuple=True)
+        first = members[points[members].norm(dim=1).argmax()]
+        radii.append(distances[members, first].max())
+    assert found.radii[0] == pytest.approx(float(torch.stack(radii).mean()), rel=1e-5)
+    assert found.radii[3] <= found.radii[0]
+    other = distances.masked_fill(labels[:, None] == labels, torch.inf).amin(1).mean()
+    assert found.other == pytest.approx(float(other), rel=1e-5)
 
 
 def test_pairs_are_counted_once(figures: ModuleType) -> None:

@@ -25,6 +25,7 @@ from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.model import GlyphNet
+from ccp_fast.training.paired import paired
 from ccp_fast.training.report import write_comparison_report, write_run_report
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.schedule import rate_factor
@@ -321,16 +322,38 @@ def test_a_comparison_keeps_finished_cells_and_resumes_others(tmp_path: Path) ->
         assert (experiment.path / "cells" / name / "summary.json").stat().st_mtime_ns == changed
     experiment.write_tables()
     table = (experiment.path / "table.md").read_text()
-    values = experiment.table()["c2"]["ccp"]
+    values = experiment.table()["c2"]["ccp"].values()
     assert f"{sum(values) / 2:.3f} ±" in table
     assert len((experiment.path / "results.csv").read_text().splitlines()) == 9
+    gain = experiment.differences()["c2"]["ccp"]
+    assert gain is not None
+    plain = experiment.table()["c2"]["plain"].values()
+    assert gain.difference == pytest.approx((sum(values) - sum(plain)) / 2)
+    assert str(gain) in table
     page = write_comparison_report(experiment).read_text()
     assert f"{sum(values) / 2:.3f} ±" in page
+    assert str(gain) in page
     check_page(page)
 
     other = compare.Experiment(tmp_path / "all", tiny_training.config("steps=9"), ["c1"], ["plain"], [0])
     with pytest.raises(UserError, match="was made with other settings"):
         other.run(run_here, 1, lambda _: None)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    base, other = {0: 0.70, 1: 0.50, 2: 0.60, 7: 0.1}, {0: 0.71, 1: 0.53, 2: 0.62, 8: 0.9}
+    found = paired(base, other)
+    assert found is not None
+    assert found.difference == pytest.approx(0.02)
+    # Three pairs: standard error 0.01/√3, t = 2√3; two degrees of freedom, whose 97.5 % quantile is 4.3027.
+    assert (found.low, found.high) == pytest.approx(
+        (0.02 - 0.04302 / 3**0.5, 0.02 + 0.04302 / 3**0.5), rel=1e-3
+    )
+    assert found.p == pytest.approx(1 - 2 * 3**0.5 / (12 + 2) ** 0.5, rel=1e-6)  # p = 1 − t/√(t² + 2)
+    assert str(found) == "+0.020 [-0.005, +0.045], p 0.074"
+    assert paired({0: 1.0}, {0: 2.0}) is None
+    assert paired({0: 1.0, 1: 2.0}, {0: 1.5, 1: 2.5}) == (0.5, 0.5, 0.5, 0.0)
+    assert paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) == (0.0, 0.0, 0.0, 1.0)
 
 
 def test_equal_time_gives_plain_the_steps_that_fit_the_time_of_ccp(

@@ -9,7 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from ccp_fast.training.errors import UserError
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import to_csv
 from ccp_fast.training.objective import PRESETS
+from ccp_fast.training.paired import CONFIDENCE, Paired, paired
 from ccp_fast.training.run_folder import RunFolder
 
 LARGE_BATCH = {"batch__classes": 32, "batch__samples": 4, "optimizer__schedule": "cosine"}
@@ -186,32 +187,42 @@ class Experiment:
                 )
         return rows
 
-    def table(self, key: str = "test_map_at_r") -> dict[str, dict[str, list[float]]]:
-        """Values over the seeds by loss and column."""
-        table: dict[str, dict[str, list[float]]] = {
-            loss: {name: [] for name in self.columns} for loss in self.losses
+    def table(self, key: str = "test_map_at_r") -> dict[str, dict[str, dict[int, float]]]:
+        """Values by loss, column and seed."""
+        table: dict[str, dict[str, dict[int, float]]] = {
+            loss: {name: {} for name in self.columns} for loss in self.losses
         }
         for row in self.rows():
-            table[row["loss"]][row["column"]].append(row[key])
+            table[row["loss"]][row["column"]][row["seed"]] = row[key]
         return table
 
+    def differences(self, key: str = "test_map_at_r") -> dict[str, dict[str, Paired | None]]:
+        """Of every other column to the first, by loss and column, paired by seed."""
+        first, *others = self.columns
+        return {
+            loss: {name: paired(by_column[first], by_column[name]) for name in others}
+            for loss, by_column in self.table(key).items()
+        }
+
     def markdown(self) -> str:
-        """Two tables with a line per loss: MAP@R on the test classes, and the CPU seconds it took."""
+        """Tables with a line per loss: MAP@R on the test classes, what it gained, and the CPU seconds it took."""
         titles = [COLUMNS[name].title for name in self.columns]
-        lines = [f"| MAP@R, unseen classes | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-        for loss, by_column in self.table().items():
-            lines.append(f"| {PRESETS[loss].title} | {' | '.join(spread(v) for v in by_column.values())} |")
-        lines += ["", f"| CPU seconds of training | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-        for loss, by_column in self.table("cpu_seconds").items():
-            lines.append(
-                f"| {PRESETS[loss].title} | {' | '.join(spread(v, 0) for v in by_column.values())} |"
-            )
-        seeds = ", ".join(map(str, self.seeds))
-        lines += [
-            "",
-            f"Mean ± standard deviation over the seeds {seeds}, at the step best on the validation classes.",
+        accuracies = _texts(self.table(), spread)
+        seconds = _texts(self.table("cpu_seconds"), lambda values: spread(values, 0))
+        tables = [
+            _markdown("MAP@R, unseen classes", titles, accuracies),
+            _markdown("CPU seconds of training", titles, seconds),
         ]
-        return "\n".join(lines) + "\n"
+        gains = self.differences()
+        if any(gain for by_column in gains.values() for gain in by_column.values()):
+            texts = {loss: [str(gain or "–") for gain in of.values()] for loss, of in gains.items()}
+            tables.insert(1, _markdown(f"MAP@R, difference to {titles[0]}", titles[1:], texts))
+        seeds = ", ".join(map(str, self.seeds))
+        tables.append(
+            f"Mean ± standard deviation over the seeds {seeds}, at the step best on the validation classes; "
+            f"differences with their {CONFIDENCE:.0%} interval, paired by seed (Student's t).\n"
+        )
+        return "\n".join(tables)
 
     def write_tables(self) -> None:
         """results.csv (a row per cell) and table.md."""
@@ -219,7 +230,24 @@ class Experiment:
         write_atomically(self.path / "table.md", self.markdown())
 
 
-def spread(values: Sequence[float], digits: int = 3) -> str:
+def _texts(
+    table: dict[str, dict[str, dict[int, float]]], text: Callable[[Collection[float]], str]
+) -> dict[str, list[str]]:
+    """A text for the values of each cell."""
+    return {
+        loss: [text(over_seeds.values()) for over_seeds in by_column.values()]
+        for loss, by_column in table.items()
+    }
+
+
+def _markdown(corner: str, titles: Sequence[str], texts: Mapping[str, list[str]]) -> str:
+    """A table with a line per loss."""
+    lines = [f"| {corner} | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    lines += [f"| {PRESETS[loss].title} | {' | '.join(cells)} |" for loss, cells in texts.items()]
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: Collection[float], digits: int = 3) -> str:
     """`.712 ±.004`, the standard deviation of a sample; a note where there are fewer than two values."""
     if not values:
         return "–"

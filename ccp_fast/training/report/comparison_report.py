@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
 from ccp_fast.training.compare import COLUMNS, Cell, Experiment, spread
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import Row, read_rows
 from ccp_fast.training.objective import PRESETS
+from ccp_fast.training.paired import CONFIDENCE
 from ccp_fast.training.report.page import render
 from ccp_fast.training.report.svg import ACCENT, FAINT, SECOND, THIRD, drawing
 from ccp_fast.training.run_folder import RunFolder
@@ -37,6 +39,7 @@ def write_comparison_report(experiment: Experiment) -> Path:
         titles=[COLUMNS[name].title for name in experiment.columns],
         metrics=[
             ("MAP@R", _lines(experiment, "test_map_at_r", 3)),
+            *_gains(experiment),
             ("P@1", _lines(experiment, "test_precision_at_1", 3)),
             ("CPU seconds of training", _lines(experiment, "cpu_seconds", 0, lower_is_better=True)),
         ],
@@ -52,10 +55,25 @@ def write_comparison_report(experiment: Experiment) -> Path:
 def _lines(experiment: Experiment, key: str, digits: int, *, lower_is_better: bool = False) -> list[Line]:
     lines = []
     for loss, by_column in experiment.table(key).items():
-        means = [statistics.fmean(v) if v else float("-inf") for v in by_column.values()]
+        means = [statistics.fmean(v.values()) if v else float("-inf") for v in by_column.values()]
         best = None if lower_is_better or len(means) < 2 else means.index(max(means))
-        lines.append(Line(PRESETS[loss].title, [spread(v, digits) for v in by_column.values()], best))
+        lines.append(
+            Line(PRESETS[loss].title, [spread(v.values(), digits) for v in by_column.values()], best)
+        )
     return lines
+
+
+def _gains(experiment: Experiment) -> list[tuple[str, list[Line]]]:
+    """The table of differences to the first column, with a blank in its place; none for a single seed or column."""
+    lines = [
+        Line(PRESETS[loss].title, ["", *(str(gain or "–") for gain in by_column.values())], None)
+        for loss, by_column in experiment.differences().items()
+        if any(by_column.values())
+    ]
+    title = COLUMNS[experiment.columns[0]].title
+    return (
+        [(f"MAP@R, difference to {title}, {CONFIDENCE:.0%} interval, paired by seed", lines)] if lines else []
+    )
 
 
 def _dots(experiment: Experiment) -> Markup:
@@ -63,8 +81,8 @@ def _dots(experiment: Experiment) -> Markup:
     table = experiment.table()
     with drawing("dots", width=max(9.0, 3.0 * len(table)), height=3.4, panels=len(table)) as d:
         for ax, (loss, by_column) in zip(d.axes, table.items(), strict=True):
-            for x, (values, colour) in enumerate(zip(by_column.values(), _COLOURS, strict=False)):
-                if values:
+            for x, (over_seeds, colour) in enumerate(zip(by_column.values(), _COLOURS, strict=False)):
+                if values := list(over_seeds.values()):
                     ax.plot(
                         [x] * len(values),
                         values,
@@ -88,25 +106,29 @@ def _dots(experiment: Experiment) -> Markup:
 def _curves(experiment: Experiment, loss: str) -> Markup:
     """MAP@R on the validation classes over the steps, the mean over the seeds and their range."""
     with drawing(f"curves-{loss}") as d:
-        ax = d.axes[0]
-        for name, colour in zip(experiment.columns, _COLOURS, strict=False):
-            cells = [experiment.folder(Cell(loss, name, seed)) for seed in experiment.seeds]
-            folders = [f for cell in cells if cell.exists() for f in RunFolder.open(cell).networks()]
-            runs = [rows for folder in folders if (rows := read_rows(folder / "metrics.jsonl"))]
-            if runs:
-                steps, values = _aligned(runs)
-                ax.plot(steps, [statistics.fmean(v) for v in values], color=colour, label=COLUMNS[name].title)
-                ax.fill_between(
-                    steps,
-                    [min(v) for v in values],
-                    [max(v) for v in values],
-                    color=colour,
-                    alpha=0.15,
-                    linewidth=0,
-                )
-        ax.set(title=PRESETS[loss].title, xlabel="step")
-        ax.legend(loc="lower right")
+        draw_curves(d.axes[0], experiment, loss)
+        d.axes[0].legend(loc="lower right")
     return d.markup
+
+
+def draw_curves(ax: Axes, experiment: Experiment, loss: str) -> None:
+    """A line per column, in a band from the lowest seed to the highest."""
+    for name, colour in zip(experiment.columns, _COLOURS, strict=False):
+        cells = [experiment.folder(Cell(loss, name, seed)) for seed in experiment.seeds]
+        folders = [f for cell in cells if cell.exists() for f in RunFolder.open(cell).networks()]
+        runs = [rows for folder in folders if (rows := read_rows(folder / "metrics.jsonl"))]
+        if runs:
+            steps, values = _aligned(runs)
+            ax.plot(steps, [statistics.fmean(v) for v in values], color=colour, label=COLUMNS[name].title)
+            ax.fill_between(
+                steps,
+                [min(v) for v in values],
+                [max(v) for v in values],
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
+    ax.set(title=PRESETS[loss].title, xlabel="step")
 
 
 def _aligned(runs: list[list[Row]]) -> tuple[list[int], list[list[float]]]:
