@@ -43,7 +43,7 @@ FIGURES = {
     "contrastive": ("c2", "c1"),
     "triplet": ("triplet",),
     "multi_similarity": ("multi_similarity",),
-    "lifted_structure": ("lifted_structure",),
+    "lifted_structure": ("lifted_structure", "lifted_structure-pair"),
     "proxy_nca": ("proxy_nca", "proxy_nca-100"),
     "proxy_anchor": ("proxy_anchor", "proxy_anchor-100"),
     "soft_triple": ("soft_triple", "soft_triple-100"),

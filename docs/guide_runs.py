@@ -53,7 +53,10 @@ RUNS = {
     "c2": Run("C2", "c2"),
     "triplet": Run("triplet", "triplet"),
     "multi_similarity": Run("Multi-Similarity", "multi_similarity"),
-    "lifted_structure": Run("lifted structure", "lifted_structure"),
+    "lifted_structure": Run("lifted structure, per anchor", "lifted_structure"),
+    "lifted_structure-pair": Run(
+        "lifted structure, as published", "lifted_structure", settings=("loss.options.variant=pair",)
+    ),
     "proxy_nca": Run("ProxyNCA++", "proxy_nca"),
     "proxy_nca-100": Run("ProxyNCA++, proxies at 100x", "proxy_nca", settings=FASTER),
     "proxy_anchor": Run("Proxy-Anchor", "proxy_anchor"),

@@ -147,7 +147,8 @@ class LossConfig(Section):
     """
 
     name: Annotated[LossName, BeforeValidator(lambda name: LOSS_ALIASES.get(name, name))] = "c2"
-    options: dict[str, float | str] = {}  # instead of the loss's own: --set loss.options.neg_margin=0.6
+    # instead of the loss's own: --set loss.options.neg_margin=0.6
+    options: dict[str, float | str | None] = {}
 
 
 class CcpConfig(Section):
