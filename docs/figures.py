@@ -100,7 +100,8 @@ def training(name: str, runs: list[Finished]) -> tuple[str, str]:
             rows = read_rows(one.run.path / "metrics.jsonl")
             steps, values = ([row[key] for row in rows] for key in ("step", "val_map_at_r"))
             best = steps.index(best_step(one.run))
-            curves.plot(steps, values, color=color, label=f"{one.title}: {values[best]:.3f}")
+            label = f"{one.title}: {values[best]:.3f}".replace(", ", ",\n")
+            curves.plot(steps, values, color=color, label=label)
             curves.plot(steps[best], values[best], "o", color=color, markersize=5)
         curves.set(title="MAP@R, validation classes", xlabel="step", ylim=(0, None))
         curves.legend(loc="lower right")
@@ -160,8 +161,8 @@ def covering_radii(points: Tensor, seed: int) -> Tensor:
 def made_by(runs: list[Finished]) -> str:
     """The commits of the runs, as their folders say."""
     environments = [one.run.read_json("environment.json") or {} for one in runs]
-    commits = sorted({str(e.get("git_commit") or "unknown") for e in environments})
-    return "Code of commit " + ", ".join(commit[:10] for commit in commits) + "."
+    commits = sorted({str(e.get("git_commit") or "unknown")[:10] for e in environments})
+    return "Code of commit " + ", ".join(commits) + "."
 
 
 def write(name: str, runs: list[Finished], folder: Path = FOLDER) -> None:
