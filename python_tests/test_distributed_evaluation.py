@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from ccp_fast.losses import ContrastiveLoss
 from ccp_fast.samplers import ClassPoolSampler
 
 CLASSES, PROXIES, DIM, SAMPLES = 9, 2, 5, 60
+TIMEOUT = 4.0  # seconds
 
 
 def data() -> tuple[Tensor, Tensor]:
@@ -54,8 +56,33 @@ def evaluate(sizes: list[int], reference_sizes: list[int]) -> None:
             ("map_at_r", "recall_at_k"), ks=(1, 3), normalize=normalize,
         )  # fmt: skip
         assert got == whole
-    with pytest.raises(ValueError, match="nmi"):
-        retrieval(embeddings, labels, metrics=["nmi"])
+
+
+def cluster(sizes: list[int]) -> None:
+    """By one rank, which takes longer than the group would wait."""
+    embeddings, labels = data()
+    from ccp_fast.distributed import evaluation as module
+
+    plain, module.BEAT = module.normalized_mutual_information, 0.1
+
+    def slow(*args: Any, **options: Any) -> float:
+        time.sleep(1.5 * TIMEOUT)
+        return plain(*args, **options)
+
+    module.normalized_mutual_information = slow
+    own = own_part(embeddings, sizes), own_part(labels, sizes)
+    for normalize in ("unit", "ball"):
+        whole = plain(embeddings, labels, normalize=normalize)
+        assert retrieval(*own, metrics=["nmi", "map_at_r"], normalize=normalize)["nmi"] == whole
+        module.normalized_mutual_information = plain
+
+    def fails(*args: Any, **options: Any) -> float:
+        raise ModuleNotFoundError("nmi: needs scikit-learn")
+
+    module.normalized_mutual_information = fails
+    expected = ModuleNotFoundError if dist.get_rank() == 0 else RuntimeError
+    with pytest.raises(expected, match=r"^nmi: "):
+        retrieval(*own, metrics=["nmi"])
 
 
 def make_network(sharded: bool) -> nn.Module:
@@ -144,6 +171,11 @@ def both(function: Any, *cases: tuple[Any, ...]) -> None:
 
 def test_retrieval_is_that_of_one_process() -> None:
     on_ranks(3, both, evaluate, ([20, 0, 40], [30, 29, 1]), ([1, 58, 1], [0, 60, 0]))
+
+
+def test_clusters_are_waited_for() -> None:
+    pytest.importorskip("sklearn", reason="k-means needs scikit-learn")
+    on_ranks(3, cluster, [20, 0, 40], timeout=TIMEOUT)
 
 
 def test_alternating_projections_are_those_of_one_process() -> None:

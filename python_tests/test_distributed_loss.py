@@ -198,6 +198,39 @@ def test_overlapped_backward() -> None:
     on_ranks(2, kernels_one_by_one)
 
 
+def order_of_events(overlap: bool) -> None:
+    """On a GPU the embeddings' gradients are on their way before the proxies' kernel starts, and waited for after."""
+    from ccp_fast.distributed import loss as module
+    from ccp_fast.distributed import proxies as of_proxies
+
+    events: list[str] = []
+    part, kernels = of_proxies.Part, module.ops.backward
+
+    class Communicator(module.Communicator):
+        def scatter_sum_rows(self, x: Tensor, sizes: Any, name: str) -> Any:
+            events.append("sent")
+            wait = super().scatter_sum_rows(x, sizes, name)
+            return lambda: (events.append("waited for"), wait())[1]
+
+    def backward(*args: Any) -> tuple[Tensor, Tensor]:
+        names = [name for name, wanted in zip(("embeddings", "proxies"), args[-2:], strict=True) if wanted]
+        events.append(" and ".join(names))
+        return kernels(*args)
+
+    of_proxies.Part = lambda **kwargs: part(**{**kwargs, "overlap": overlap})  # type: ignore[misc, assignment]
+    module.ops.backward = backward
+    proxies = ShardedProxies(CLASSES, PROXIES, DIM)
+    proxies.comm = Communicator()
+    F.proxy_nca(torch.randn(4, DIM, requires_grad=True), proxies, torch.arange(4)).backward()
+    beside = ["embeddings", "sent", "proxies", "waited for"]
+    assert events == (beside if overlap else ["embeddings and proxies", "sent", "waited for"])
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_what_overlaps(overlap: bool) -> None:
+    on_ranks(2, order_of_events, overlap)
+
+
 def misuse() -> None:
     rank = dist.get_rank()
     proxies = ShardedProxies(CLASSES, PROXIES, DIM)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,3 +148,27 @@ def count_messages(dim: int) -> None:
 
 def test_messages_do_not_grow_with_the_number_of_classes() -> None:
     on_ranks(2, count_messages, 16)
+
+
+def weak_scaling(ranks: int, folder: Path) -> None:
+    """As many classes and samples on every rank, however many ranks there are."""
+    for name, options in LOSSES:
+        proxies = ShardedProxies(50 * ranks, PROXIES, DIM)
+        embeddings = torch.randn(6, DIM, requires_grad=True)
+        with traced() as log:
+            getattr(F, name)(embeddings, proxies, torch.arange(6) * ranks, **options).backward()
+        if dist.get_rank() == 0:
+            (folder / f"{name}{ranks}").write_text(json.dumps(log))
+
+
+def test_weak_scaling_by_messages_and_bytes(tmp_path: Path) -> None:
+    """With the ranks, the number of messages stays, and each is of so many numbers a sample of the whole batch."""
+    for ranks in (2, 3, 4):
+        on_ranks(ranks, weak_scaling, ranks, tmp_path)
+    for name, _ in LOSSES:
+        logs = {n: json.loads((tmp_path / f"{name}{n}").read_text()) for n in (2, 3, 4)}
+        for n in (3, 4):
+            assert [row[:2] for row in logs[n]] == [row[:2] for row in logs[2]], name
+            for (_, purpose, bytes_of_two), (_, _, bytes_now) in zip(logs[2], logs[n], strict=True):
+                fixed = purpose == "centre spread"  # one number
+                assert 2 * bytes_now == (2 if fixed else n) * bytes_of_two, (name, purpose)

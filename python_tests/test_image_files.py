@@ -205,6 +205,21 @@ def test_a_batch_does_not_depend_on_the_workers_nor_on_where_a_run_began(tree: P
     assert torch.equal(*plain)
 
 
+def test_a_part_of_a_batch_is_as_in_the_whole(tree: Path) -> None:
+    whole = followed(tree)
+    for rank in range(2):
+        part = slice(rank, None, 2)
+        for workers in (0, 1):
+            one_of_two = FilesInput(training_images(tree), config_of(tree, f"data.workers={workers}"), COLOUR)
+            one_of_two.follow(plan, part)
+            for step in range(2):
+                expected = whole.augmented(step, plan(step))[part]
+                assert torch.equal(one_of_two.augmented(step, plan(step), part), expected)
+    nothing = torch.arange(0)  # of a process that has no more images while others have
+    assert [x.shape for x in whole.plain_batches(nothing, 7)] == [(0, 3, COLOUR.size, COLOUR.size)]
+    assert len(whole.augmented(0, plan(0), slice(6, None, 7))) == 0
+
+
 def test_a_plan_that_changes_is_only_slower(tree: Path) -> None:
     alone, ahead = (
         followed(tree),

@@ -119,10 +119,29 @@ def test_unknown_loss_options_and_too_many_classes_are_told_before_a_folder_is_m
         ("loss.options={neg_margn: 1}", "unknown key 'loss.options.neg_margn'; did you mean 'neg_margin'?"),
         ("loss.options={distance: l3}", "loss.options: distance: expected"),
         ("batch.classes=13", "batch.classes: expected at most 12"),
+        ("loss.options.reduction=none", "loss.options.reduction: expected a sum or mean, got 'none'"),
+        ("loss.options.num_classes=3", "unknown key 'loss.options.num_classes'"),
+        ("loss.proxies_per_class=2", "loss.proxies_per_class: expected none with method 'ccp'"),
+        (
+            "loss={name: lifted_structure, options: {variant: pair}}",
+            'loss.options: variant: expected "anchor"',
+        ),
     ]:
         with pytest.raises(UserError, match="^" + sentence.replace("?", r"\?")):
             trainer.train(tiny_training.config(setting), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_plain_training_to_proxies() -> None:
+    """Also of a loss between samples, in either anchoring."""
+    for anchor in ("sample", "proxy"):
+        settings = ("method=plain", "loss.proxies_per_class=3", f"loss.options.anchor={anchor}")
+        learner = Learner(tiny_training.config(*settings), tiny_training.images("train"))
+        before = learner.criterion.proxies.detach().clone()
+        assert before.shape == (12, 3, 8)
+        assert learner.train_step() > 0
+        assert not torch.equal(learner.criterion.proxies, before)
+        assert learner.criterion.options["anchor"] == anchor
 
 
 # Batches
@@ -138,6 +157,9 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     assert not torch.equal(one.images, other.images)
     assert not torch.equal(one.images, sets[0].batch(8, samples).images)
     assert torch.equal(one.labels, images.labels[samples])
+    part = sets[0].batch(7, samples, slice(1, None, 2))  # as one of two processes asks for
+    assert torch.equal(part.images, one.images[1::2])
+    assert torch.equal(part.labels, one.labels[1::2])
 
 
 def test_augmentation_without_changes_is_the_image_and_with_them_is_not() -> None:

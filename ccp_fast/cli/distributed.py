@@ -2,76 +2,135 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn, cast
 
 import torch.distributed as dist
 import typer
 
+from ccp_fast.cli.errors import WRONG_INPUT, one_sentence
+from ccp_fast.cli.evaluate_command import shown
 from ccp_fast.distributed import RankLost, clear_errors
 from ccp_fast.training.config import load_config
-from ccp_fast.training.distributed import train
+from ccp_fast.training.display import Display
+from ccp_fast.training.distributed import Spread, resume, train
+from ccp_fast.training.distributed.learner import Wrapper
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.report import write_run_report
+from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.trainer import Summary
 
-WRONG_INPUT, LOST = 2, 3
+LOST = 3
 
 
 def distributed(
     out: Annotated[Path, typer.Option(help="Folder of the run, which all processes see.")],
-    network: Annotated[str, typer.Option(help="ddp or fsdp.")] = "ddp",
-    sample_rate: Annotated[float, typer.Option(help="Part of the classes that take part in a step.")] = 1.0,
+    network: Annotated[str | None, typer.Option(help="ddp, the default, or fsdp.")] = None,
+    sample_rate: Annotated[
+        float | None, typer.Option(help="Part of the classes that take part in a step; by default all.")
+    ] = None,
     loss: Annotated[str | None, typer.Option(help="As of ccp-train.")] = None,
-    method: Annotated[str | None, typer.Option(help="plain, to one proxy a class, or ccp.")] = None,
+    method: Annotated[str | None, typer.Option(help="plain or ccp.")] = None,
+    data: Annotated[str | None, typer.Option(help="As of ccp-train.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the data set, on every machine.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, batches and augmentation.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each process.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting; may be repeated.")
     ] = None,
-    resume: Annotated[
+    again: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, with any number of processes.")
     ] = False,
     timeout: Annotated[
         float, typer.Option(help="Seconds to wait for a process that does not answer.")
     ] = 600.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Train with sharded proxies, the network under DDP or FSDP2."""
-    if network not in ("ddp", "fsdp") or not 0 < sample_rate <= 1:
-        _stop(
-            f"expected --network ddp or fsdp and a --sample-rate up to 1, got {network} and {sample_rate}", 2
-        )
-    if "WORLD_SIZE" not in os.environ:
-        _stop("ccp-train distributed: expected to be started by torchrun, which sets WORLD_SIZE", WRONG_INPUT)
-    given = [loss, method, steps, seed, config, settings]
+    first = os.environ.get("RANK") == "0"
+    display = Display(quiet=quiet or not first)
+    with one_sentence(), _said_once(first):
+        if "WORLD_SIZE" not in os.environ:
+            raise UserError(
+                "ccp-train distributed: expected to be started by torchrun, which sets WORLD_SIZE"
+            )
+        if network not in (None, "ddp", "fsdp"):
+            raise UserError(f"--network: expected ddp or fsdp, got {network!r}")
+        if sample_rate is not None and not 0 < sample_rate <= 1:
+            raise UserError(f"--sample-rate: expected more than 0, up to 1, got {sample_rate:g}")
+        wrapper = cast(Wrapper | None, network)
+        flags = {
+            "loss.name": loss,
+            "method": method,
+            "data.name": data,
+            "data.root": data_root and data_root.resolve(),
+            "steps": steps,
+            "seed": seed,
+            "threads": threads,
+        }
+        given = [sample_rate, config, settings, *flags.values()]
+        if again and any(value is not None for value in given):
+            raise UserError("--resume: a run goes on with the settings it has; give only --network beside it")
+        wanted = None if again else load_config(config, settings or (), flags)
+    with one_sentence():
+        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+        try:
+            if wanted is None:
+                summary = resume(out, wrapper, display)
+            else:
+                summary = train(out, wanted, Spread(wrapper or "ddp", sample_rate or 1.0), display)
+            with clear_errors("end"):
+                dist.barrier()  # nobody takes connections down that another still uses
+        except RankLost as error:
+            _end(LOST, str(error))  # a group that has lost a member cannot be taken down in order
+        except UserError as error:
+            _end(WRONG_INPUT, str(error))
+        gc.collect()  # workers that decode images, DDP: what has threads or processes of its own and lies in cycles
+        dist.destroy_process_group()
+        if first:
+            _report(out, summary, display)
+        _end(0)
+
+
+@contextmanager
+def _said_once(first: bool) -> Iterator[None]:
+    """What is wrong with a command line is wrong on every rank."""
     try:
-        if resume and any(value is not None for value in given):
-            raise UserError("--resume: a run goes on with the settings it has; give no others beside it")
-        flags = {"loss.name": loss, "method": method, "steps": steps, "seed": seed}
-        wanted = None if resume else load_config(config, settings or (), flags)
-    except UserError as error:
-        _stop(str(error), WRONG_INPUT)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
-    say = typer.echo if dist.get_rank() == 0 else (lambda text: None)
-    try:
-        train(out, wanted, network, sample_rate, say)  # type: ignore[arg-type]
-        with clear_errors("end"):
-            dist.barrier()  # nobody takes connections down that another still uses
-    except UserError as error:
-        _stop(str(error) if dist.get_rank() == 0 else "", WRONG_INPUT)
-    except RankLost as error:
-        print(error, file=sys.stderr)
-        os._exit(LOST)  # a group that has lost a member cannot be taken down in order
-    dist.destroy_process_group()
-    # The threads of gloo's other groups end in no order with the interpreter, which once aborted a finished run.
+        yield
+    except UserError:
+        if first or "RANK" not in os.environ:
+            raise
+        raise typer.Exit(WRONG_INPUT) from None
+
+
+def _report(path: Path, summary: Summary, display: Display) -> None:
+    """By rank 0 alone, for as long as it takes."""
+    seconds = summary["seconds"]["training"]
+    display.say(
+        f"unseen classes: {shown(summary['test'])}  (step {summary['best_step']}, {seconds:.0f} s of training, "
+        f"{summary['processes']} processes)"
+    )
+    display.say(f"report: {write_run_report(RunFolder.open(path))}")
+
+
+def _end(code: int, sentence: str = "") -> NoReturn:
+    """Without the interpreter's own end; files and loggers are closed by now.
+
+    With FSDP2, caches of torch's DTensors hold the group's threads beyond `destroy_process_group`. Where these ran into
+    the end of the interpreter, a finished run was once aborted.
+    """
+    if sentence:
+        print(sentence, file=sys.stderr)
+    logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
-
-
-def _stop(message: str, code: int) -> None:
-    if message:
-        print(message, file=sys.stderr)
-    raise typer.Exit(code)
+    os._exit(code)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import (
     DefaultLoadPlanner,
     DefaultSavePlanner,
@@ -47,7 +48,7 @@ _OTHERS, _CCP = "others.", "ccp_fast.ccp."
 
 
 class CheckpointError(RuntimeError):
-    """A folder is no whole checkpoint, or one of something else."""
+    """A folder is no whole checkpoint, or one of something else, or cannot be written."""
 
 
 class _Rows:
@@ -126,7 +127,8 @@ def save(
         numbers: what goes into JSON, the same on all ranks, such as steps done.
         ccp: whose state is saved, with its copies of network and proxies.
 
-    Raises RankLost if another rank dies meanwhile; the folder is then as it was before.
+    Raises RankLost if another rank dies meanwhile, and CheckpointError on all ranks if one cannot write; the folder is
+    then as it was before.
     """
     comm, target = proxies.comm, Path(folder)
     part = target.with_name(target.name + ".part")
@@ -141,7 +143,7 @@ def save(
         content["ccp"] = of_ccp.numbers
     state[_NUMBERS] = torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
     writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
-    with clear_errors("checkpoint"), _without_a_warning():
+    with clear_errors("checkpoint"), _one_sentence(target), _without_a_warning():
         save_state_dict(
             # Files hold numbers in order, whatever the layout in memory.
             {name: x.contiguous() if isinstance(x, Tensor) else x for name, x in state.items()},
@@ -166,14 +168,15 @@ def load(
     """All ranks read their parts, in place, whatever number of ranks wrote them; returns the `numbers`.
 
     others: like those saved; their tensors are written to. `set_state_dict` then puts them into the network.
-    Raises CheckpointError, before anything is changed, for a folder without a checkpoint and one of other sizes.
+    Raises CheckpointError, before anything is changed, for a folder without a checkpoint and one of other sizes; later
+    for files that cannot be read.
     """
     path = Path(folder)
     if not path.is_dir() and _old(path).is_dir():
         path = _old(path)  # it was being replaced when it all ended
     if not path.is_dir() or not any(path.glob("*.safetensors")):
         raise CheckpointError(f"{path}: expected the folder of a checkpoint, found none")
-    found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    found = _read_headers(path)
     numbers = _read_numbers(path, found, proxies)
     wanted = _tensors(proxies, None) | _flat(others or {}, _OTHERS)
     names = [name.removeprefix(_STATE) for name in found if name.startswith(_STATE)] if optimizer else []
@@ -220,7 +223,7 @@ def _replace(target: Path, part: Path) -> None:
 
 def _read(path: Path, wanted: dict[str, Any], proxies: ShardedProxies) -> None:
     comm = proxies.comm
-    with clear_errors("checkpoint"), _without_a_warning():
+    with clear_errors("checkpoint"), _one_sentence(path), _without_a_warning():
         load_state_dict(
             {name: value for name, value in wanted.items() if isinstance(value, Tensor)},
             storage_reader=HuggingFaceStorageReader(str(path)),
@@ -228,6 +231,17 @@ def _read(path: Path, wanted: dict[str, Any], proxies: ShardedProxies) -> None:
             process_group=comm.group,
             no_dist=comm.size == 1,
         )
+
+
+def _read_headers(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+
+    try:
+        return HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: expected whole files of a checkpoint, got a damaged one ({error})"
+        ) from None
 
 
 def _read_numbers(path: Path, found: Mapping[str, Any], proxies: ShardedProxies) -> dict[str, Any]:
@@ -253,6 +267,17 @@ def _as_kept(steps: Mapping[str, float], optimizer: Optimizer, proxies: ShardedP
     )
     device = proxies.proxies.device if on_device else torch.device("cpu")
     return {name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in steps.items()}
+
+
+@contextmanager
+def _one_sentence(path: Path) -> Iterator[None]:
+    """CheckpointError on every rank, where torch tells every rank what went wrong on any."""
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (reason, _) = next(iter(sorted(error.failures.items())))
+        said = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
+        raise CheckpointError(f"{path}: rank {rank} could not write or read its part: {said}") from error
 
 
 @contextmanager

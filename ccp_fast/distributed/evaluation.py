@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ccp_fast.distributed.batch import gather_batch
+from ccp_fast.distributed.batch import Batch, gather_batch
 from ccp_fast.distributed.communication import Communicator
-from ccp_fast.evaluation import retrieval_per_query
+from ccp_fast.evaluation import normalized_mutual_information, retrieval_per_query
+from ccp_fast.evaluation._clusters import KMeans
 from ccp_fast.evaluation._fixed_point import Normalize
 from ccp_fast.evaluation._metrics import means
+
+BEAT = 1.0  # seconds
 
 
 @torch.no_grad()
@@ -25,25 +30,27 @@ def retrieval(
     *,
     ks: Sequence[int] = (1, 2, 4, 8),
     normalize: Normalize = "unit",
+    kmeans: KMeans = "scikit-learn",
+    seed: int = 0,
     group: dist.ProcessGroup | None = None,
 ) -> dict[str, float]:
     """`ccp_fast.evaluation.retrieval` of the samples of all ranks together, each rank giving its own.
 
     Every rank gets the same numbers, those of one process with all samples in the order of the ranks, to the bit.
-    Each holds all embeddings and ranks the neighbours of its own queries. "nmi" is not among the metrics: k-means is
-    not sharded.
+    Each holds all embeddings and ranks the neighbours of its own queries. For "nmi" the first rank clusters, and the
+    others wait as long as it takes, whatever the timeout of the group: but a rank that is lost meanwhile is noticed.
 
     Args:
         query: [m, D], this rank's, also none.
         labels: [m] int64.
         reference: [n, D], this rank's; None on all ranks: the queries of all ranks, each leaving out itself.
         reference_labels: [n] int64.
-        metrics, ks, normalize: as there.
+        metrics, ks, normalize, kmeans, seed: as there.
         group: of the ranks; None: all of them.
+
+    Raises on every rank what one process would raise; where k-means fails, RuntimeError on all but the first.
     """
     wanted = [metrics] if isinstance(metrics, str) else list(metrics)
-    if "nmi" in wanted:
-        raise ValueError('metrics: "nmi" is not sharded over ranks; ask ccp_fast.evaluation.retrieval for it')
     comm = Communicator(group)
     queries = gather_batch(comm, query, labels)
     references = None
@@ -57,7 +64,7 @@ def retrieval(
         queries.labels,
         None if references is None else references.embeddings,
         None if references is None else references.labels,
-        wanted,
+        [name for name in wanted if name != "nmi"],
         ks=ks,
         normalize=normalize,
         rows=torch.arange(own.start, own.stop, device=query.device),
@@ -65,4 +72,37 @@ def retrieval(
     relevant = values.pop("num_relevant")  # of all queries, on every rank
     mine = torch.stack([value[own] for value in values.values()], dim=1) if values else query.new_zeros(0, 0)
     everyone = comm.gather_rows(mine, queries.sizes, "metrics of queries")
-    return means({**{name: everyone[:, i] for i, name in enumerate(values)}, "num_relevant": relevant})
+    result = means({**{name: everyone[:, i] for i, name in enumerate(values)}, "num_relevant": relevant})
+    if "nmi" in wanted:
+        result["nmi"] = _nmi(comm, queries, normalize, kmeans, seed)
+    return result
+
+
+def _nmi(comm: Communicator, queries: Batch, normalize: Normalize, kmeans: KMeans, seed: int) -> float:
+    """By a thread of the first rank; the ranks exchange a message a second until it is there."""
+    with ThreadPoolExecutor(1) as executor:
+        found = None
+        if comm.rank == 0:
+            found = executor.submit(
+                normalized_mutual_information,
+                queries.embeddings,
+                queries.labels,
+                normalize=normalize,
+                kmeans=kmeans,
+                seed=seed,
+            )
+        while True:
+            mine = torch.zeros(
+                2, dtype=torch.float64, device=queries.embeddings.device
+            )  # is it there, and what
+            if found is not None and wait([found], timeout=BEAT).done:
+                mine[0] = 1
+                mine[1] = torch.nan if found.exception() is not None else found.result()
+            there, value = comm.gather(mine, "clustering")[0].tolist()
+            if there:
+                break
+    if found is not None:
+        return found.result()
+    if math.isnan(value):
+        raise RuntimeError("nmi: the first rank could not cluster the embeddings and says why")
+    return float(value)

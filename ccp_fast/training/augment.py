@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from ccp_fast.training.config import AugmentConfig
+from ccp_fast.training.order import WHOLE
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -27,9 +28,10 @@ class Augment:
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 ``[n, c, h, w]`` to augmented float32 of the same shape, 0..1."""
-        draws = torch.rand(len(images), 11, generator=generator)
+    def __call__(self, images: Tensor, generator: torch.Generator, part: slice = WHOLE) -> Tensor:
+        """uint8 ``[n, c, h, w]`` to augmented float32 of the same shape, 0..1; or a part of them, as in the whole."""
+        draws = torch.rand(len(images), 11, generator=generator)[part]
+        images = images[part]
         moved = grid_sample(
             to_float(images),
             affine_grid(self._maps(draws), list(images.shape), align_corners=False),

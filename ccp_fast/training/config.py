@@ -143,12 +143,14 @@ class OptimizerConfig(Section):
 class LossConfig(Section):
     """`c1`, `c2` (= contrastive), `triplet`, `multi_similarity` (= ms), or one that owns proxies.
 
-    Those are `proxy_nca`, `proxy_anchor`, `soft_triple` and `margin_softmax` (ArcFace).
+    Those are `proxy_nca`, `proxy_anchor`, `soft_triple` and `margin_softmax` (ArcFace). `proxies_per_class` of plain
+    training: None is none for a loss between samples, and what the loss has by itself for the others.
     """
 
     name: Annotated[LossName, BeforeValidator(lambda name: LOSS_ALIASES.get(name, name))] = "c2"
     # instead of the loss's own: --set loss.options.neg_margin=0.6
     options: dict[str, float | str | None] = {}
+    proxies_per_class: Count | None = None
 
 
 class CcpConfig(Section):

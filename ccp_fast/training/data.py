@@ -11,6 +11,7 @@ from torch import Tensor
 from ccp_fast.data import ImageSource
 from ccp_fast.training.config import Config
 from ccp_fast.training.inputs import NetworkInput, open_input
+from ccp_fast.training.order import WHOLE
 
 
 class Batch(NamedTuple):
@@ -30,13 +31,14 @@ class TrainingData:
         self.labels, self.num_classes = images.labels, images.num_classes
         self._input = open_input(images, config, wanted)
 
-    def batch(self, step: int, samples: Sequence[int]) -> Batch:
-        """These images, augmented as is that step's turn, and their labels."""
-        return Batch(self._input.augmented(step, samples), self.labels[torch.tensor(samples)])
+    def batch(self, step: int, samples: Sequence[int], part: slice = WHOLE) -> Batch:
+        """These images, or a part of them, augmented as is that step's turn, and their labels."""
+        labels = self.labels[torch.tensor(samples)[part]]
+        return Batch(self._input.augmented(step, samples, part), labels)
 
-    def follow(self, plan: Callable[[int], Sequence[int]]) -> None:
+    def follow(self, plan: Callable[[int], Sequence[int]], part: slice = WHOLE) -> None:
         """Told the samples of a step, as far as they are known: batches may be made ready beforehand."""
-        self._input.follow(plan)
+        self._input.follow(plan, part)
 
     def plain_batches(self, indices: Tensor, batch_size: int = 256) -> Iterator[Tensor]:
         """Images as they are seen in evaluation, [n, c, h, w] float32, in the order of the indices."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -66,9 +66,9 @@ class EmbeddingModel(nn.Module):
         return self.normalize if len(self.networks) == 1 else None
 
 
-def export(path: Path, network: Network, config: Config, step: int) -> None:
-    """Write a network with the settings of its run. CannotWrite where there is no room."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+def export(path: Path, weights: Mapping[str, Tensor], config: Config, step: int) -> None:
+    """Write a network's state with the settings of its run. CannotWrite where there is no room."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     header = {"format": FORMAT, "config": config.model_dump_json(), "step": str(step)}
     write_atomically(path, save(tensors, header))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -76,6 +77,9 @@ PRESETS = {
 }
 
 
+_SIZES = ("num_classes", "dim", "proxies_per_class")  # of a loss's proxies: no options
+
+
 def build_loss(
     config: Config,
     num_classes: int,
@@ -96,22 +100,33 @@ def build_loss(
             f"loss.name: expected a loss between samples ({fit}) with method {config.method!r}, "
             f"got {config.loss.name!r}"
         )
+    possible = [name for name in inspect.signature(preset.make).parameters if name not in _SIZES]
     for name in config.loss.options:
-        if name not in preset.options:
-            hint = nearest(name, preset.options) or f"; {config.loss.name} has {', '.join(preset.options)}"
+        if name not in possible:
+            hint = nearest(name, possible) or f"; {config.loss.name} has {', '.join(possible)}"
             raise UserError(f"unknown key 'loss.options.{name}'{hint}")
+    count = config.loss.proxies_per_class
+    if count is not None and config.method != "plain":
+        raise UserError(
+            f"loss.proxies_per_class: expected none with method {config.method!r}, only with plain, got {count}"
+        )
     arguments: dict[str, Any] = {**preset.options, **config.loss.options}
     if proxies:
+        count = config.ccp.proxies_per_class
+    if count is not None or preset.needs_proxies:
         arguments |= {"num_classes": num_classes, "dim": config.model.dim}
-        arguments["proxies_per_class"] = config.ccp.proxies_per_class
-    elif preset.needs_proxies:
-        arguments |= {"num_classes": num_classes, "dim": config.model.dim}
+    if count is not None:
+        arguments["proxies_per_class"] = count
     try:  # the loss itself knows what its options may be
         loss = preset.make(**arguments)
-        batch = torch.eye(2), torch.arange(2)
-        loss.pairs(*batch)
+        batch = torch.eye(2, config.model.dim), torch.arange(2) % num_classes
+        values = [loss.pairs(*batch)]
+        if loss.proxies is not None:
+            values.append(loss(*batch))
         if references:
-            loss(*batch, *batch)
+            values.append(loss(*batch, *batch))
     except (TypeError, ValueError) as error:
         raise UserError(f"loss.options: {error}") from None
+    if any(value.dim() for value in values):
+        raise UserError("loss.options.reduction: expected a sum or mean, got 'none'")
     return loss

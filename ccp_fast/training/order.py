@@ -1,9 +1,11 @@
-"""An order without meaning that depends on names alone."""
+"""An order without meaning that depends on names alone; parts of a sequence."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+
+WHOLE = slice(None)  # of a batch, where a process trains on all of it
 
 
 def shuffled(purpose: str, names: Sequence[str]) -> list[int]:

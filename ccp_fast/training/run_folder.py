@@ -5,7 +5,8 @@ environment.json     versions, processor, commit
 metrics.jsonl .csv   a row per evaluation
 subproblems.jsonl .csv  a row per sub-problem of CCP
 tensorboard/         the same as events
-checkpoints/         step-00004000.safetensors: the last two, and the best one of each
+checkpoints/         step-00004000.safetensors: the last two, and the best one of each; of `ccp-train distributed`
+                     folders step-00004000 with the parts of all processes
 best.safetensors     the network at the best step, for `ccp_fast.training.load_model`
 summary.json         the final numbers; a run that has it is finished
 report.html
@@ -99,6 +100,15 @@ class RunFolder:
             f"{self.path} was made with other settings ({key}: {value_of(self.config, key)!r} there, "
             f"{value_of(wanted, key)!r} here): choose another folder with --out"
         )
+
+    def check_trained_by(self, *, processes: bool) -> None:
+        """UserError if it is `ccp-train distributed` that goes on with this run, and that is not asked for; or not."""
+        made = (self.read_json("environment.json") or {}).get("distributed") is not None
+        if made != processes:
+            command = "torchrun ... ccp-train distributed --resume --out" if made else "ccp-train --resume"
+            raise UserError(
+                f"{self.path}: expected another command to go on with this run: {command} {self.path}"
+            )
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -55,6 +55,7 @@ def resume(path: Path, display: Display) -> Summary:
     finished = run.summary
     if finished is not None:
         return finished
+    run.check_trained_by(processes=False)
     with run.lock():
         saved = run.latest()
         trainer = Trainer(run, splits_of(run.config), display, pretrained=saved is None)
@@ -63,17 +64,22 @@ def resume(path: Path, display: Display) -> Summary:
         return trainer.run_to_the_end()
 
 
+def set_up_torch(config: Config) -> None:
+    """Threads, and no operation whose bits differ from run to run."""
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    # As use_deterministic_algorithms(True), without its import of the whole inductor, and without filling
+    # new memory with NaN, which helps to debug and costs time.
+    # On a GPU max-pooling has no such gradient.
+    torch.set_deterministic_debug_mode("error" if config.compute.device == "cpu" else "warn")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 class Trainer:
     """A run in a folder. All state that training depends on is in the learner and the four numbers below."""
 
     def __init__(self, run: RunFolder, splits: Splits, display: Display, *, pretrained: bool = True) -> None:
         self.run, self.config, self.splits, self.display = run, run.config, splits, display
-        torch.set_num_threads(self.config.threads or torch.get_num_threads())
-        # As use_deterministic_algorithms(True), without its import of the whole inductor, and without filling
-        # new memory with NaN, which helps to debug and costs time.
-        # On a GPU max-pooling has no such gradient.
-        torch.set_deterministic_debug_mode("error" if self.config.compute.device == "cpu" else "warn")
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        set_up_torch(self.config)
         self.learner = Learner(self.config, splits.train, pretrained=pretrained)
         seen = range(min(self.config.evaluation.train_classes, splits.train.num_classes))
         self.seen_train = EvaluationSet(splits.train.of_classes(seen))
@@ -184,7 +190,7 @@ class Trainer:
                 "shares": clock.shares(),
             },
         }
-        export(self.run.path / NAME, self.learner.network, self.config, self.best_step)
+        export(self.run.path / NAME, self.learner.network.state_dict(), self.config, self.best_step)
         self.run.write_json("summary.json", summary)
         return summary
 

@@ -19,6 +19,7 @@ from ccp_fast.training.config import Config
 from ccp_fast.training.inputs.files import FilesInput
 from ccp_fast.training.inputs.memory import MemoryInput
 from ccp_fast.training.inputs.network import NetworkInput
+from ccp_fast.training.order import WHOLE
 
 __all__ = ["ImageInput", "NetworkInput", "open_input", "plain_batches"]
 
@@ -26,14 +27,17 @@ __all__ = ["ImageInput", "NetworkInput", "open_input", "plain_batches"]
 class ImageInput(Protocol):
     """Images of a source as float32 ``[n, channels, size, size]``, normalised as the network wants them."""
 
-    def augmented(self, step: int, samples: Sequence[int]) -> Tensor:
-        """The images of a batch, changed as is that step's turn: a function of source, settings and arguments."""
+    def augmented(self, step: int, samples: Sequence[int], part: slice = WHOLE) -> Tensor:
+        """The images of a batch, or of that part of it, changed as is that step's turn.
+
+        A function of source, settings and arguments; an image is the same whatever part it is asked for with.
+        """
 
     def plain_batches(self, samples: Tensor, batch_size: int) -> Iterator[Tensor]:
         """Images [n] int64 as they are seen in evaluation, in this order."""
 
-    def follow(self, plan: Callable[[int], Sequence[int]]) -> None:
-        """Told which samples a step will probably ask for, so that these may be made ready beforehand."""
+    def follow(self, plan: Callable[[int], Sequence[int]], part: slice = WHOLE) -> None:
+        """Told the batch that a step will probably ask for, so that its part may be made ready beforehand."""
 
 
 def open_input(images: ImageSource, config: Config, wanted: NetworkInput) -> ImageInput:

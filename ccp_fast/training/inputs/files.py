@@ -24,6 +24,7 @@ from ccp_fast.samplers._random import random_bits
 from ccp_fast.training.config import Config, CropConfig
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs.network import NetworkInput
+from ccp_fast.training.order import WHOLE
 from ccp_fast.training.workers import as_it_is, worker_count
 
 AHEAD = 2  # requests that a worker may be ahead
@@ -37,6 +38,13 @@ class Request(NamedTuple):
 
     samples: list[int]
     step: int | None = None
+    places: Sequence[int] = ()  # of the samples in the step's batch
+
+
+def of_batch(step: int, batch: Sequence[int], part: slice) -> Request:
+    """For a part of a batch."""
+    places = range(len(batch))[part]
+    return Request([batch[place] for place in places], step, places)
 
 
 class Answer(NamedTuple):
@@ -61,17 +69,18 @@ class Pictures(Dataset[Answer]):
 
     def __getitem__(self, request: Request) -> Answer:
         """Errors come back as text: an exception would arrive with the traceback of another process."""
-        pictures = []
+        channels = () if self._mode == "L" else (3,)
+        pictures = np.empty((len(request.samples), self._size, self._size, *channels), dtype=np.uint8)
         try:
-            for place, sample in enumerate(request.samples):
+            for i, sample in enumerate(request.samples):
                 picture = self._resized(sample)
                 if request.step is None:
-                    pictures.append(np.asarray(self._middle(picture)))
+                    pictures[i] = np.asarray(self._middle(picture))
                 else:
-                    pictures.append(np.asarray(self._cut(picture, (request.step, place))))
+                    pictures[i] = np.asarray(self._cut(picture, (request.step, request.places[i])))
         except DataFileError as error:
             return Answer(request.samples, str(error))
-        images = torch.from_numpy(np.stack(pictures))
+        images = torch.from_numpy(pictures)
         images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
         return Answer(request.samples, images.contiguous())
 
@@ -115,14 +124,14 @@ class FilesInput:
         self._ahead: Ahead | None = None
         self._steps = config.steps
 
-    def follow(self, plan: Plan) -> None:
+    def follow(self, plan: Plan, part: slice = WHOLE) -> None:
         """Decode ahead what the plan says."""
         if self._workers:
-            self._ahead = Ahead(self._pictures, plan, self._steps, self._workers)
+            self._ahead = Ahead(self._pictures, Planned(plan, part, self._steps), self._workers)
 
-    def augmented(self, step: int, samples: Sequence[int]) -> Tensor:
+    def augmented(self, step: int, samples: Sequence[int], part: slice = WHOLE) -> Tensor:
         """A random crop of each image."""
-        request = Request(list(samples), step)
+        request = of_batch(step, samples, part)
         answer = self._pictures[request] if self._ahead is None else self._ahead.answer(request)
         return self._ready(answer)
 
@@ -155,21 +164,21 @@ class FilesInput:
 class Planned:
     """The requests from a step on, asked of the plan one by one as workers get room."""
 
-    def __init__(self, plan: Plan, steps: int) -> None:
-        self._plan, self._steps, self.first = plan, steps, 0
+    def __init__(self, plan: Plan, part: slice, steps: int) -> None:
+        self._plan, self._part, self._steps, self.first = plan, part, steps, 0
 
     def __iter__(self) -> Iterator[Request]:
         """To the last step of the run."""
         for step in range(self.first, self._steps):
-            yield Request(list(self._plan(step)), step)
+            yield of_batch(step, self._plan(step), self._part)
 
 
 class Ahead:
     """Workers that decode the batches of the next steps."""
 
-    def __init__(self, pictures: Pictures, plan: Plan, steps: int, workers: int) -> None:
-        self._pictures, self._planned = pictures, Planned(plan, steps)
-        self._loader = loader(pictures, self._planned, workers, persistent=True)
+    def __init__(self, pictures: Pictures, planned: Planned, workers: int) -> None:
+        self._pictures, self._planned = pictures, planned
+        self._loader = loader(pictures, planned, workers, persistent=True)
         self._answers: Iterator[Answer] | None = None
         self._next = 0  # step of the answer that comes next
         # This keeps the loader out of any cycle of garbage that this object may end in: there its queues would be

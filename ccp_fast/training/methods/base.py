@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, cast
 
 import torch
@@ -19,6 +19,15 @@ from ccp_fast.training.config import Config
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.objective import build_loss
+
+
+@contextmanager
+def batch_errors() -> Iterator[None]:
+    """UserError for batches that do not fit the labels: the sampler itself knows."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"batch.classes: {str(error).partition(': ')[2]}") from None
 
 
 class Method:
@@ -39,10 +48,8 @@ class Method:
         self.normalize = self.normalize_of(config)  # how embeddings are compared in retrieval
         self.device = next(model.parameters()).device
         self.criterion = self.make_criterion().to(self.device)
-        try:
+        with batch_errors():
             self.sampler = self.make_sampler()
-        except ValueError as error:  # the sampler itself knows what fits the labels
-            raise UserError(f"batch.classes: {str(error).partition(': ')[2]}") from None
 
     def make_criterion(self) -> nn.Module:
         """What trains, or is saved, beside the network; by default the loss that the configuration names."""

@@ -1,0 +1,263 @@
+"""The loop over several processes: steps, evaluations, checkpoints, and at the end the numbers on unseen classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.distributed as dist
+
+from ccp_fast.data import DataFileError, EvaluationSet, Splits
+from ccp_fast.distributed import clear_errors
+from ccp_fast.training import environment
+from ccp_fast.training.config import Config, with_settings
+from ccp_fast.training.display import Display, TrainingDisplay
+from ccp_fast.training.distributed.checkpoints import Checkpoints
+from ccp_fast.training.distributed.learner import DistributedLearner, Wrapper
+from ccp_fast.training.distributed.together import agreed
+from ccp_fast.training.errors import CannotWrite, UserError
+from ccp_fast.training.export import NAME, export
+from ccp_fast.training.folds import splits_of
+from ccp_fast.training.loggers import Loggers, check_loggers
+from ccp_fast.training.measure import final_metrics
+from ccp_fast.training.metrics import MetricLog
+from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.trainer import MONITORED, Summary, set_up_torch
+
+
+class Spread(NamedTuple):
+    """How a run is spread over processes; beside the versions in its environment.json."""
+
+    network: Wrapper
+    sample_rate: float
+
+
+def train(path: Path, config: Config, spread: Spread, display: Display) -> Summary:
+    """Train from the start into a new folder; returns the final numbers.
+
+    On every rank of an initialised process group. Raises UserError, its sentence empty where another rank says it,
+    and RankLost.
+    """
+    config = with_settings(config, threads=config.threads or torch.get_num_threads())
+    splits, learner = _prepare(config, spread, pretrained=True)
+
+    def create() -> None:
+        if dist.get_rank() == 0:
+            made = environment.describe(config.threads or 1) | {"distributed": _described(spread)}
+            RunFolder.create(path, config, made)
+
+    agreed(create)
+    return _run(agreed(lambda: RunFolder.open(path)), splits, learner, spread, display)
+
+
+def resume(path: Path, network: Wrapper | None, display: Display) -> Summary:
+    """Go on with a run, with any number of processes; of a finished one, its numbers.
+
+    network: how it is wrapped from now on; None: as before. Raises as `train`.
+    """
+
+    def opened() -> RunFolder:
+        run = RunFolder.open(path)
+        run.check_trained_by(processes=True)
+        return run
+
+    run = agreed(opened)
+    finished = agreed(lambda: run.summary)
+    if finished is not None:
+        return finished
+    made = (agreed(lambda: run.read_json("environment.json")) or {})["distributed"]
+    spread = Spread(network or made["network"], made["sample_rate"])
+    latest = Checkpoints(run.path, run.config.checkpoints).latest()
+    splits, learner = _prepare(run.config, spread, pretrained=latest is None)
+    return _run(run, splits, learner, spread, display)
+
+
+def _described(spread: Spread) -> dict[str, Any]:
+    return {"processes": dist.get_world_size(), **spread._asdict()}
+
+
+def _prepare(config: Config, spread: Spread, *, pretrained: bool) -> tuple[Splits, DistributedLearner]:
+    """What is wrong with the settings shows here, before a folder is made."""
+
+    def prepared() -> tuple[Splits, DistributedLearner]:
+        check_loggers(config)
+        set_up_torch(config)
+        splits = splits_of(config)
+        learner = DistributedLearner(config, splits.train, spread.sample_rate, pretrained=pretrained)
+        return splits, learner
+
+    splits, learner = agreed(prepared)
+    with clear_errors("start"):
+        learner.connect(spread.network)
+    return splits, learner
+
+
+def _run(
+    run: RunFolder, splits: Splits, learner: DistributedLearner, spread: Spread, display: Display
+) -> Summary:
+    with ExitStack() as stack:
+        if dist.get_rank() == 0:
+            agreed(lambda: stack.enter_context(run.lock()))
+        else:
+            agreed(lambda: None)
+        stack.enter_context(clear_errors("training"))
+        stack.enter_context(_named_rank())
+        return DistributedTrainer(run, splits, learner, spread, display).run_to_the_end()
+
+
+@contextmanager
+def _named_rank() -> Iterator[None]:
+    """What goes wrong on one rank in the middle of it all is said by that rank; the others find it lost."""
+    try:
+        yield
+    except (CannotWrite, DataFileError) as error:
+        raise UserError(f"rank {dist.get_rank()}: {error}") from None
+
+
+class _Progress(NamedTuple):
+    """What a checkpoint says of a run."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_metric: float = -1.0
+
+
+class DistributedTrainer:
+    """A run in a folder that all ranks see and rank 0 alone writes to, but for the checkpoints."""
+
+    def __init__(
+        self, run: RunFolder, splits: Splits, learner: DistributedLearner, spread: Spread, display: Display
+    ) -> None:
+        self.run, self.config, self.splits, self.learner = run, run.config, splits, learner
+        self.spread, self.display = spread, display
+        seen = range(min(self.config.evaluation.train_classes, splits.train.num_classes))
+        self.seen_train = EvaluationSet(splits.train.of_classes(seen))
+        self.checkpoints = Checkpoints(run.path, self.config.checkpoints)
+        self.progress = _Progress()
+        latest = self.checkpoints.latest()
+        if latest is not None:
+            numbers = learner.load(latest)
+            learner.clock.load_state_dict(numbers.pop("clock"))
+            self.progress = _Progress(**numbers)
+
+    def run_to_the_end(self) -> Summary:
+        """Train the steps that are left, evaluate, write the final numbers."""
+        with ExitStack() as stack:
+            logs = (
+                _Logs(stack, self.run, self.display, self.progress.step) if self.learner.rank == 0 else None
+            )
+            self._train(logs)
+        return self._finish()
+
+    def _train(self, logs: _Logs | None) -> None:
+        total, count = 0.0, 0
+        for step in range(self.progress.step, self.config.steps):
+            loss = self.learner.train_step(step)
+            total, count = total + loss, count + 1
+            self.progress = self.progress._replace(step=step + 1)
+            if logs is not None:
+                logs.shown.step(step + 1, loss)
+            if self.progress.step % self.config.evaluation.every and self.progress.step != self.config.steps:
+                continue
+            row = self._evaluate(total / count)
+            if logs is not None:
+                logs.write(row, self.learner, is_best=self.progress.best_step == self.progress.step)
+            self._save()
+            total, count = 0.0, 0
+
+    def _evaluate(self, loss: float) -> dict[str, Any]:
+        """The row of `ccp_fast.training.trainer`, with the retrieval of all ranks."""
+        learner = self.learner
+        with learner.clock("evaluation"):
+            learner.agree_on_buffers()
+            val = learner.evaluate(self.splits.val, MONITORED)
+            seen = learner.evaluate(self.seen_train, ("map_at_r",))
+        row = {
+            "step": self.progress.step,
+            "subproblem": None if learner.ccp is None else learner.ccp.subproblem,
+            "lr": learner.lr,
+            "loss": loss,
+            "train_map_at_r": seen["map_at_r"],
+            **{f"val_{name}": val[name] for name in MONITORED},
+            "proxy_spread": learner.proxy_spread,
+            "seconds": round(learner.clock.total, 3),
+        }
+        picks_none = self.config.protocol.name == "conventional"
+        if picks_none or val["map_at_r"] > self.progress.best_metric:
+            self.progress = self.progress._replace(best_step=self.progress.step, best_metric=val["map_at_r"])
+        if learner.ccp is not None:
+            learner.ccp.update(val["map_at_r"])
+        return row
+
+    def _save(self) -> None:
+        """A checkpoint, and of the best step so far the network as `load_model` reads it."""
+        step, best = self.progress.step, self.progress.best_step
+        clock = [self.learner.clock.state_dict()]
+        dist.broadcast_object_list(clock, src=0)  # all ranks write the same numbers
+        self.learner.save(self.checkpoints.at(step), {**self.progress._asdict(), "clock": clock[0]})
+        if best == step:
+            self._export()
+        if self.learner.rank == 0:
+            self.checkpoints.prune(best)
+
+    def _export(self) -> None:
+        weights = self.learner.weights()
+        if self.learner.rank == 0:
+            export(self.run.path / NAME, weights, self.config, cast(int, self.progress.best_step))
+
+    def _finish(self) -> Summary:
+        """Numbers on the test classes, at the step that was best on the validation classes."""
+        best = cast(int, self.progress.best_step)  # the last step is always evaluated
+        self.learner.load(self.checkpoints.at(best))
+        self._export()  # also where the run was stopped between a checkpoint and its network
+        clock, steps = self.learner.clock, self.progress.step
+        training = clock.total - clock.seconds["evaluation"]
+        summary: Summary = {
+            "loss": self.config.loss.name,
+            "method": self.config.method,
+            "seed": self.config.seed,
+            "steps": steps,
+            "best_step": best,
+            **_described(self.spread),
+            "val": {"map_at_r": self.progress.best_metric},
+            "test": self.learner.evaluate(self.splits.test, final_metrics(self.config)),
+            "parameters": self.learner.parameters,
+            "peak_memory_bytes": environment.peak_memory_bytes(),
+            "seconds": {
+                "training": training,
+                "per_step": training / steps,
+                "evaluation": clock.seconds["evaluation"],
+                "cpu": clock.cpu_seconds,
+                "shares": clock.shares(),
+            },
+        }
+        if self.learner.rank == 0:
+            self.run.write_json("summary.json", summary)
+        return summary
+
+
+class _Logs:
+    """Where rank 0 writes rows: the run's folder, its loggers and the screen. The stack closes them."""
+
+    def __init__(self, stack: ExitStack, run: RunFolder, display: Display, step: int) -> None:
+        self._metrics, self._subproblems = (MetricLog(run.path, name) for name in ("metrics", "subproblems"))
+        for log in (self._metrics, self._subproblems):
+            log.truncate(step)
+        self._loggers = Loggers(run.path, run.config, step + 1)
+        stack.callback(self._loggers.close)
+        self.shown: TrainingDisplay = stack.enter_context(display.training(run.config, step))
+
+    def write(self, row: dict[str, Any], learner: DistributedLearner, *, is_best: bool) -> None:
+        """An evaluation, and the sub-problems of CCP that began before it."""
+        records = [] if learner.ccp is None else learner.ccp.history
+        for record in records[len(self._subproblems.rows) :]:
+            subproblem = {"step": record.step, **asdict(record)}
+            self._subproblems.append(subproblem)
+            self._loggers.write(subproblem, "subproblem")
+        self._metrics.append(row)
+        self._loggers.write(row, "evaluation")
+        self.shown.row(row, is_best=is_best)
