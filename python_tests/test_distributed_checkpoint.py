@@ -113,6 +113,26 @@ def test_what_is_no_checkpoint_is_told(tmp_path: Path) -> None:
     assert torch.equal(other.proxies, before)
     with pytest.raises(TypeError, match=r"others\.name: expected tensors"):
         checkpoint.save(tmp_path / "two", proxies, others={"name": "text"})
+    for file in (tmp_path / "one").glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(checkpoint.CheckpointError, match=r"one: expected whole files of a checkpoint"):
+        checkpoint.load(tmp_path / "one", proxies)
+    (tmp_path / "file").touch()
+    with pytest.raises(checkpoint.CheckpointError, match=r"three: rank 0 could not write .* Not a directory"):
+        checkpoint.save(tmp_path / "file" / "three", proxies)
+
+
+def cannot_write(folder: Path) -> None:
+    proxies = ShardedProxies(CLASSES, PROXIES, DIM)
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"^.*three: rank 0 could not write or read its part"
+    ):
+        checkpoint.save(folder / "file" / "three", proxies)
+
+
+def test_what_one_rank_cannot_write_all_are_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    on_ranks(2, cannot_write, tmp_path)
 
 
 def test_sampling_goes_on_with_the_next_draw(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,32 +74,24 @@ def test_a_run_goes_on_with_other_processes(tmp_path: Path, method: str, few: st
     assert first["processes"] == 3
     assert len(list((run / "checkpoints").iterdir())) in (2, 3)  # the last two, and the best one
 
+    # As if it had been stopped behind the evaluation before the last.
     (run / "summary.json").unlink()
-    # As if it had been stopped behind the last evaluation but for the final numbers: these are the same.
+    shutil.rmtree(run / "checkpoints" / "step-00000024")
     resumed = launch(tmp_path, 2, "--out", "run", "--network", more, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    summary = summary_of(run)
-    assert (summary["processes"], summary["network"]) == (2, more)
-    assert summary["best_step"] == first["best_step"]
-    assert summary["val"]["map_at_r"] == max(row["val_map_at_r"] for row in whole)
-    assert summary["test"] == pytest.approx(first["test"], abs=0.02)
-    assert 0 < summary["test"]["map_at_r"] < 1
-
-    # And in the middle, when the last checkpoint is lost as well: other processes train those steps again.
-    (run / "summary.json").unlink()
-    for file in (run / "checkpoints" / "step-00000024").iterdir():
-        file.unlink()
-    damaged = launch(tmp_path, 2, "--out", "run", "--resume")
-    assert damaged.returncode != 0
-    assert damaged.stderr.count("step-00000024: expected the folder of a checkpoint, found none; move") == 1
-    (run / "checkpoints" / "step-00000024").rmdir()
-    again = launch(tmp_path, 2, "--out", "run", "--network", more, "--resume")
-    assert again.returncode == 0, again.stderr
     rows = read_rows(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == [row["step"] for row in whole]
     assert rows[:5] == whole[:5]
     assert rows[5]["loss"] == pytest.approx(whole[5]["loss"], rel=0.3)  # batch norms have other batches
     assert read_rows(run / "subproblems.jsonl")[:3] == subproblems[:3]
+    summary = summary_of(run)
+    assert (summary["processes"], summary["network"]) == (2, more)
+    best = max(row["val_map_at_r"] for row in rows)
+    assert summary["val"]["map_at_r"] == best
+    assert rows[summary["best_step"] // 4 - 1]["val_map_at_r"] == best
+    if summary["best_step"] == first["best_step"] < 24:
+        assert summary["test"] == pytest.approx(first["test"], abs=0.02)
+    assert 0 < summary["test"]["map_at_r"] < 1
 
 
 @pytest.mark.slow

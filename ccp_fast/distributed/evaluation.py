@@ -80,29 +80,26 @@ def retrieval(
 
 def _nmi(comm: Communicator, queries: Batch, normalize: Normalize, kmeans: KMeans, seed: int) -> float:
     """By a thread of the first rank; the ranks exchange a message a second until it is there."""
-    with ThreadPoolExecutor(1) as executor:
-        found = None
-        if comm.rank == 0:
-            found = executor.submit(
-                normalized_mutual_information,
-                queries.embeddings,
-                queries.labels,
-                normalize=normalize,
-                kmeans=kmeans,
-                seed=seed,
-            )
-        while True:
-            mine = torch.zeros(
-                2, dtype=torch.float64, device=queries.embeddings.device
-            )  # is it there, and what
-            if found is not None and wait([found], timeout=BEAT).done:
-                mine[0] = 1
-                mine[1] = torch.nan if found.exception() is not None else found.result()
-            there, value = comm.gather(mine, "clustering")[0].tolist()
-            if there:
-                break
+    threads = torch.get_num_threads()
+
+    def cluster() -> float:
+        torch.set_num_threads(threads)  # OpenMP counts for each thread that calls it
+        return normalized_mutual_information(
+            queries.embeddings, queries.labels, normalize=normalize, kmeans=kmeans, seed=seed
+        )
+
+    executor = ThreadPoolExecutor(1)
+    found = executor.submit(cluster) if comm.rank == 0 else None
+    executor.shutdown(wait=False)  # a rank that is lost is told at once
+    there = value = 0.0
+    while not there:
+        mine = torch.zeros(2, dtype=torch.float64, device=queries.embeddings.device)  # is it there, and what
+        if found is not None and wait([found], timeout=BEAT).done:
+            mine[0] = 1
+            mine[1] = torch.nan if found.exception() is not None else found.result()
+        there, value = comm.gather(mine, "clustering")[0].tolist()
     if found is not None:
         return found.result()
     if math.isnan(value):
         raise RuntimeError("nmi: the first rank could not cluster the embeddings and says why")
-    return float(value)
+    return value
