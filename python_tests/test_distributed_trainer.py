@@ -269,7 +269,7 @@ def every_loss() -> None:
                 learner = DistributedLearner(config(*options), train, 1.0)
                 learner.connect("ddp")
                 before = learner.proxies.proxies.detach().clone()
-                losses = [learner.train_step(step) for step in range(3)]
+                losses = [learner.train_step(step) for step in range(2)]
                 every = learner.proxies.comm.gather_integers(
                     [round(1e9 * x) for x in losses], before.device, ""
                 )
