@@ -101,10 +101,12 @@ class EmulatedLoss {
     return py::make_tuple(loss_, row_state_, normalizer_, active_);
   }
 
-  // What another's forward has found.
+  // What another's forward has found, of columns that are this one's last.
   void continue_from(const EmulatedLoss& other) {
     row_state_ = other.row_state_;
     normalizer_ = other.normalizer_;
+    std::copy_n(other.active_.data(), other.active_.size(),
+                active_.mutable_data() + (active_.size() - other.active_.size()));
   }
 
   // [members, rows], as a shard hands them to `finish`; positives [rows, group] where the loss reads them.
