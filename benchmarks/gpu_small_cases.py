@@ -2,7 +2,8 @@
 
     compute-sanitizer --tool memcheck python benchmarks/gpu_small_cases.py
 
-The cases are those of python_tests/small_cases.py. Ends with 1 if a result is off.
+The cases are those of python_tests/small_cases.py; with CCP_FAST_HOPPER=1 some take the forward pass for Hopper. Ends
+with 1 if a result is off.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ os.environ.setdefault("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "python_tests"))
 
 import torch
-from small_cases import Case, all_cases
+from small_cases import Case, all_cases, hopper_cases
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after that")
     options = parser.parse_args()
 
-    cases = mixed([case for case in all_cases() if str(case).startswith(options.only)])
+    cases = mixed([case for case in [*hopper_cases(), *all_cases()] if str(case).startswith(options.only)])
     torch.set_num_threads(1)  # the CPU's side is tiny
     start, done, problems = time.perf_counter(), 0, 0
     for case in cases:

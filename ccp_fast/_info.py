@@ -36,6 +36,7 @@ class Info(TypedDict):
     cuda_built: bool
     cuda_architectures: list[str]
     cuda_devices: list[str]
+    hopper: str | None  # the state of the forward kernels for compute capability 9.0; None: not built
     missing: dict[str, str]  # what is not there: why, and what to do about it
 
 
@@ -103,6 +104,7 @@ def info() -> Info:
         cuda_built=bool(architectures),
         cuda_architectures=architectures,
         cuda_devices=[str(device) for device in devices],
+        hopper=_hopper() if built.get("hopper_built") else None,
         missing=missing,
     )
 
@@ -124,6 +126,8 @@ def format_info(facts: Info) -> str:
         "CUDA kernels": ", ".join(facts["cuda_architectures"]) or "missing",
         "CUDA devices": ", ".join(facts["cuda_devices"]) or "none",
     }
+    if facts["hopper"]:
+        lines["Hopper"] = facts["hopper"]
     text = [f"{name:<13} {value}" for name, value in lines.items()]
     if facts["missing"]:
         text += ["", "Missing:"] + [f"  {name}: {reason}" for name, reason in facts["missing"].items()]
@@ -174,6 +178,12 @@ def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
         return name == f"{capability[0]}{capability[1]}a"
     built = int(name[:-1]), int(name[-1])
     return built <= capability and (bool(ptx) or built[0] == capability[0])
+
+
+def _hopper() -> str:
+    on = os.environ.get("CCP_FAST_HOPPER") == "1"
+    state = "on, CCP_FAST_HOPPER=1" if on else "off, CCP_FAST_HOPPER=1 turns it on"
+    return f"a forward pass of its own, built, has not run on a GPU: {state}"
 
 
 def _why_lesser(capability: str) -> str:

@@ -49,7 +49,7 @@ class Result(NamedTuple):
 
 def kernels_of(
     pairs: Pairs, settings: Settings, *, precise: bool = True, multiprocessors: int = 2, seed: int = 0,
-    sanitize: bool = False, shared_bytes: int = 227 * 1024, missing_columns: int = 0,
+    sanitize: bool = False, shared_bytes: int = 227 * 1024, hopper: bool = False, missing_columns: int = 0,
 ) -> Any:  # fmt: skip
     """The launchers of a loss, told as the op tells them; so many missing columns come first and are not there."""
     module = emulator.load(sanitize=sanitize)
@@ -74,6 +74,7 @@ def kernels_of(
         precise,
         multiprocessors,
         shared_bytes,
+        hopper,
         missing_columns,
     )
 

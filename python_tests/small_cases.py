@@ -234,6 +234,18 @@ def loss_cases() -> list[LossCase]:
     ]
 
 
+def hopper_cases() -> list[LossCase]:
+    """16-bit inputs whose rows begin on boundaries: with CCP_FAST_HOPPER=1 they take its forward pass."""
+    return [
+        LossCase(loss, kind, (dtype, dtype), (70, 29, 3, dim), normalize, "anchor_mean")
+        for loss, kind, (dtype, dim, normalize) in itertools.product(
+            LOSSES,
+            ("proxies", "proxies as rows", "memory"),
+            ((torch.bfloat16, 72, "unit"), (torch.float16, 136, "ball")),
+        )
+    ]
+
+
 @dataclass(frozen=True)
 class SelectionCase:
     """k-center: indices and radii are the CPU's, bit by bit."""

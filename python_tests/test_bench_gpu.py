@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from ccp_fast.bench import results
 from ccp_fast.bench.accuracy import Errors, errors
 from ccp_fast.bench.baselines import cross_entropy, farthest, lists
 from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Place, Step, Work
-from ccp_fast.bench.cases import k_center, losses, projection, select
+from ccp_fast.bench.cases import hopper, k_center, losses, projection, select
 from ccp_fast.bench.cases.gpu import SHAPES, TEMPERATURE, gpu_cases
 from ccp_fast.bench.gpu import machine, report, runner
 from ccp_fast.bench.gpu.ceilings import Rates, matmul_precision
@@ -121,6 +122,43 @@ def test_every_case_has_its_own_key_and_the_same_in_every_size() -> None:
     assert len(set(keys)) == len(keys)
     assert keys == [(*case.key, case.precision) for case in TOY]
     assert {setting for _, _, setting, _ in keys} >= {"sop", "sop-512", "1e5", "1e6", "1e7", "b32", "b4096"}
+
+
+def test_the_path_for_hopper_competes_where_it_can_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def precisions(device: str) -> set[str]:
+        return {
+            case.precision
+            for case in gpu_cases("toy", device)
+            for competitor in case.implementations
+            if competitor.role == "path"
+        }
+
+    assert precisions("cpu") == set()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for capability, expected in (((9, 0), {"bfloat16"}), ((10, 0), set())):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        assert precisions("cuda:0") == expected
+    assert precisions("cuda:1") == set()
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_switch_for_hopper_is_on_in_its_steps_alone(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CCP_FAST_HOPPER", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CCP_FAST_HOPPER", before)
+    seen = []
+
+    def step() -> Outputs:
+        seen.append(os.environ.get("CCP_FAST_HOPPER"))
+        return ()
+
+    switched = hopper.implementation(lambda inputs: step).prepare(None)
+    for _ in range(2):
+        assert switched() == ()
+        assert os.environ.get("CCP_FAST_HOPPER") == before
+    assert seen == ["1", "1"]
 
 
 def test_entries_of_only_joined_by_plus_must_all_fit() -> None:
@@ -504,6 +542,9 @@ def test_tables_tell_everything_once(capsys: pytest.CaptureFixture[str]) -> None
         row(failed={"Liger": "not installed (liger_kernel)"}),
         row(failed={"Liger": "not installed (liger_kernel)"}),
     ]
+    rows[0].implementations.append(
+        replace(rows[0].ours, name=hopper.NAME, role="path", p50_ms=0.06, ratio=0.75)
+    )
     screen = console()
     report.show_ceilings(screen, RATES)
     report.show_rows(screen, rows)
@@ -517,6 +558,9 @@ def test_tables_tell_everything_once(capsys: pytest.CaptureFixture[str]) -> None
     assert "0 of 100" in shown
     assert shown.count("Liger: not installed (liger_kernel) (c2 sop, bfloat16, c2 sop, bfloat16)") == 1
     assert "left out: losses c2 1e7 float32: no room" in shown
+    assert "ccp_fast, Hopper path: c2 sop, bfloat16: 0.06 ms, 0.75 of the time without it" in " ".join(
+        shown.split()
+    )
     assert "FAILED: k-center: RuntimeError: no" in shown
     assert "132 x 1 x 1" in shown
 

@@ -77,12 +77,12 @@ def compiled(pattern: str) -> dict[str, list[str]]:
     }
 
 
-def compile_like(pattern: str, source: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def compile_like(pattern: str, source: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Compiles a source of one's own as that one file was, into an object beside it."""
     ((_, command),) = compiled(pattern).items()
     command[command.index("-c") + 1] = source
     command[command.index("-o") + 1] = str(Path(source).with_suffix(".o"))
-    return run(command, folder)
+    return run([*command, *options], folder)
 
 
 # The kernels ------------------------------------------------------------------------------------------------------
@@ -99,11 +99,55 @@ __global__ void __launch_bounds__(1024) spills(double* x, int n) {
 
 
 def test_every_kernel_is_compiled_for_both_architectures(library: Path) -> None:
-    kernels = compiled(r"\.cu$")
+    kernels = compiled(r"^(?!.*/losses/hopper/).*\.cu$")
     assert {str(path) for path in (ROOT / "csrc" / "kernels" / "cuda").rglob("*.cu")} <= set(kernels)
     for command in kernels.values():
         for name in ARCHITECTURES:
             assert f"--generate-code=arch=compute_{name},code=[sm_{name}]" in command
+
+
+def test_kernels_for_hopper_are_compiled_for_nothing_else(library: Path) -> None:
+    """Their products run side by side with the rest, and no register is given up for more threads than there are."""
+    kernels = compiled(r"/losses/hopper/.*\.cu$")
+    assert len(kernels) == len(compiled(r"/losses/[a-z_0-9]+\.cu$")) > 10
+    for command in kernels.values():
+        assert re.findall(r"code=\[(\w+)\]", " ".join(command)) == ["sm_90a"]
+
+
+PRODUCTS = """
+#include "common/wgmma.h"
+using namespace ccp;
+__global__ void products(float* out, int n) {
+  CCP_SHARED(bytes);
+  WgmmaSums d = {};
+  for (int i = 0; i < n; ++i) {
+    wgmma_fence();
+    wgmma<Dtype::kBFloat16>(d, matrix_at(bytes), matrix_at(bytes + 8192));
+    wgmma_commit();
+    %s
+  }
+  wgmma_wait<0>();
+  keep_sums(d);
+  for (int j = 0; j < 32; ++j) out[threadIdx.x * 32 + j] = d[0][j / 4].v[j %% 4];
+}
+"""
+
+
+def test_ptxas_does_not_serialise_products(library: Path, tmp_path: Path) -> None:
+    """It says so, and not as a warning, where sums are touched while products are under way."""
+    pattern = r"/losses/hopper/multi_similarity\.cu$"
+    for name, between, serialised in (("sound", "", False), ("touched", "d[0][0].v[0] += 1;", True)):
+        (tmp_path / f"{name}.cu").write_text(PRODUCTS % between)
+        done = compile_like(pattern, f"{name}.cu", tmp_path, "-Xptxas=-v")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ("wgmma.mma_async instructions are serialized" in done.stdout + done.stderr) == serialised
+    for source in compiled(r"/losses/hopper/(multi_similarity|triplet|soft_triple)\.cu$"):
+        (tmp_path / Path(source).name).write_text(Path(source).read_text())
+        done = compile_like(pattern, Path(source).name, tmp_path, "-Xptxas=-v")
+        printed = done.stdout + done.stderr
+        assert done.returncode == 0, printed
+        assert "serialized" not in printed
+        assert int(re.search(r"Used (\d+) registers", printed)[1]) <= 65536 // 416 // 8 * 8
 
 
 def test_kernels_see_no_torch_header(library: Path) -> None:
@@ -195,6 +239,7 @@ def test_it_loads_and_tells_its_architectures(answers: dict) -> None:
     assert answers["info"]["cuda_built"] is True
     assert answers["info"]["cuda_architectures"] == list(ARCHITECTURES)
     assert "CUDA kernels" not in answers["info"]["missing"]
+    assert "has not run on a GPU: off" in answers["info"]["hopper"]
     assert answers["on the CPU"] == 0.75
 
 

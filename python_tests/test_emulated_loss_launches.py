@@ -183,3 +183,31 @@ def test_columns_beyond_2_31_components(loss: str, dtype: torch.dtype) -> None:
         assert (far_gradient == gradient).all()
     finally:
         module.only_last_blocks(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("loss", ["contrastive_l2", "multi_similarity"])
+def test_both_gradients_of_columns_beyond_2_31_components(loss: str, dtype: torch.dtype) -> None:
+    """Each block has a tile of the columns, and a part of the rows' gradients: the last begins beyond 2^31, too."""
+    dim, few = 128, 50
+    pairs = make_pairs("labelled", 5, few, dim).to(dtype)
+    missing = 3 * 2**31 // dim // 64 * 64
+    settings, module, one = LOSSES[loss], emulator.load(), np.ones(1, np.float32)
+    here = kernels_of(pairs, settings)
+    here.forward()
+    rows, columns = here.backward(one, True, True)
+    far = kernels_of(pairs, settings, multiprocessors=missing // 64 + 1, missing_columns=missing)
+    far.continue_from(here)
+    launched = module.launches()
+    module.only_last_blocks(1)
+    try:
+        far_rows, far_columns = far.backward(one, True, True)
+    finally:
+        module.only_last_blocks(0)
+    assert module.launches() - launched == 2  # one for both sides, one that adds up the rows' parts
+    assert columns.any()
+    assert (far_columns == columns).all()
+    # Of the rows the last alone: parts of blocks that never ran are zero, and the norm is summed up otherwise.
+    last, far_last = (torch.from_numpy(x[-1]).view(dtype) for x in (rows, far_rows))
+    assert last.abs().max() > 0
+    torch.testing.assert_close(far_last, last, rtol=2 * torch.finfo(dtype).eps, atol=1e-7)

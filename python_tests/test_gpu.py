@@ -19,6 +19,7 @@ from small_cases import (
     LossCase,
     Pairs,
     all_cases,
+    hopper_cases,
     largest,
 )
 from torch import Tensor
@@ -56,6 +57,35 @@ def test_this_build_has_the_kernels() -> None:
 @pytest.mark.parametrize("case", all_cases(), ids=str)
 def test_equals_float64_and_the_cpu(case: Case) -> None:
     assert case.problems(DEVICE) == []
+
+
+needs_hopper = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU"
+)
+
+
+@needs_hopper
+@pytest.mark.parametrize("case", hopper_cases(), ids=str)
+def test_the_path_for_hopper(case: LossCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCP_FAST_HOPPER", "1")
+    assert case.problems(DEVICE) == []
+    pairs, function = case.pairs().on(DEVICE), getattr(F, LOSSES[case.loss][0])
+    first, second = (function(*pairs, **case.options) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@needs_hopper
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_the_path_for_hopper_is_taken_with_the_switch_alone(
+    switch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CCP_FAST_HOPPER", switch)
+    case = hopper_cases()[0]
+    pairs = case.pairs().on(DEVICE)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        getattr(F, LOSSES[case.loss][0])(*pairs, **case.options)
+        torch.cuda.synchronize()
+    assert any("hopper" in event.name for event in profile.events()) == (switch == "1")
 
 
 @settings(max_examples=60)

@@ -58,6 +58,16 @@ def test_every_reason_is_printed_on_one_line():
     assert "CUDA devices  NVIDIA H200 (sm_90, 140 GiB)" in _info.format_info(whole)
 
 
+def test_the_path_for_hopper_says_that_it_has_not_run(monkeypatch):
+    assert (ccp_fast.info()["hopper"] is not None) == ("90a" in ccp_fast.info()["cuda_architectures"])
+    monkeypatch.setattr(_info, "_operators", lambda missing: ("_ops.so", {**BUILT, "hopper_built": "yes"}))
+    for value, state in (("", "off, CCP_FAST_HOPPER=1 turns it on"), ("1", "on, CCP_FAST_HOPPER=1")):
+        monkeypatch.setenv("CCP_FAST_HOPPER", value)
+        facts = ccp_fast.info()
+        assert facts["hopper"] == f"a forward pass of its own, built, has not run on a GPU: {state}"
+        assert f"Hopper        {facts['hopper']}" in _info.format_info(facts).splitlines()
+
+
 def test_devices_of_a_cuda_torch(monkeypatch):
     gpu = SimpleNamespace(name="NVIDIA H200", major=9, minor=0, total_memory=140 * 2**30)
     monkeypatch.setattr(torch.version, "cuda", "13.0")

@@ -17,6 +17,7 @@ from small_cases import (
     NeighborCase,
     ProjectionCase,
     SelectionCase,
+    hopper_cases,
     loss_cases,
     neighbor_cases,
     projection_cases,
@@ -36,6 +37,15 @@ def test_losses_are_within_bounds() -> None:
 def test_choices_and_projections_are_equal() -> None:
     cases = [*selection_cases(), *neighbor_cases(), *projection_cases()]
     assert [problem for case in cases for problem in case.problems("cpu")] == []
+
+
+def test_cases_for_hopper_can_take_its_path() -> None:
+    """Two warpgroups of rows, two tiles, rows on 16-byte boundaries; two losses stand for all here."""
+    cases = hopper_cases()
+    assert {case.loss for case in cases} == set(small_cases.LOSSES)
+    assert all(case.shape[-1] % 8 == 0 and case.dtypes[0].itemsize == 2 for case in cases)
+    some = [case for case in cases if case.loss in ("multi_similarity", "soft_triple")]
+    assert [problem for case in some for problem in case.problems("cpu")] == []
 
 
 def test_every_registered_loss_has_cases() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 Outputs = Sequence[Tensor]
 Step = Callable[[], Outputs]
 
-# Shown, but no rivals: "part", a peer's kernel without what it leaves to others, so less work than ours; "coarse", a
-# peer whose errors are those of a lower precision.
-Role = Literal["ours", "eager", "compiled", "peer", "part", "coarse", "copy"]
+# Shown, but no rivals: "path", ours on a way that is off by default; "part", a peer's kernel without what it leaves to
+# others, so less work than ours; "coarse", a peer whose errors are those of a lower precision.
+Role = Literal["ours", "path", "eager", "compiled", "peer", "part", "coarse", "copy"]
 Size = Literal["full", "quick", "toy"]
 # "tf32": float32 inputs, products of which matrix units may round the factors to tf32.
 Precision = Literal["float32", "tf32", "bfloat16"]

@@ -16,6 +16,10 @@
 #define CCP_DEVICE_CALL inline __device__ __noinline__  // for what happens seldom: keeps it out of the caller's loop
 // unsigned char name[]: the block's dynamic shared memory
 #define CCP_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+// The last parameter of primitives that wait or signal: in the emulator they know where in the source they stand.
+#define CCP_HERE
+#define CCP_AND_HERE
+#define CCP_FROM_HERE
 #define CCP_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
 

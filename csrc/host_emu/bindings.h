@@ -10,6 +10,7 @@ void bind_centre_spread(pybind11::module_& m);
 void bind_farthest_points(pybind11::module_& m);
 void bind_nearest_references(pybind11::module_& m);
 void bind_primitives(pybind11::module_& m);
+void bind_hopper_primitives(pybind11::module_& m);
 void bind_projection_grad(pybind11::module_& m);
 void bind_similarity_loss(pybind11::module_& m);
 

@@ -9,6 +9,8 @@
 #include <functional>
 
 #include "host_emu/fibers.h"
+#include "host_emu/mbarriers.h"
+#include "host_emu/warpgroups.h"
 
 #define __global__
 #define __device__
@@ -19,6 +21,9 @@
 #define CCP_DEVICE inline
 #define CCP_DEVICE_CALL inline
 #define CCP_SHARED(name) unsigned char* const name = ::ccp::emu::shared_memory()
+#define CCP_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+#define CCP_AND_HERE , CCP_HERE
+#define CCP_FROM_HERE , file, line  // handed on by a function that has them
 #define CCP_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   ((void)(stream), ::ccp::emu::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); }))
 

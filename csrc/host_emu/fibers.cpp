@@ -20,11 +20,13 @@ namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr int kLanes = 32;
-constexpr unsigned char kPoison = 0xff;  // all bits set: NaN as a float, -1 as an integer
-constexpr size_t kMostExchanged = 512;   // bytes a lane may hand over at a time
-constexpr size_t kGuard = 4096;          // bytes behind shared memory that nobody may write
+constexpr unsigned char kPoison = 0xff;     // all bits set: NaN as a float, -1 as an integer
+constexpr uint64_t kFew = 100, kSlow = 64;  // one thread in so many goes on only once in so many times, if some lag
+constexpr size_t kMostExchanged = 512;      // bytes a lane may hand over at a time
+constexpr size_t kSharedAlignment = 1024;
+constexpr size_t kGuard = 4096;  // bytes behind shared memory that nobody may write
 
-enum class Waiting { kNot, kForBlock, kForWarp, kDone };
+enum class Waiting { kNot, kForBlock, kForWarp, kForEvent, kDone };
 
 struct Copy {
   void* to;
@@ -36,7 +38,8 @@ struct Fiber {
   int index = 0;
   Waiting waiting = Waiting::kNot;
   Site site{};
-  bool started = false;
+  const std::function<bool()>* event = nullptr;
+  bool started = false, slow = false;
   jmp_buf resume;
   ucontext_t start;
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStackBytes]};
@@ -53,6 +56,7 @@ struct State {
   std::mt19937_64 random{0};
   std::set<std::pair<const char*, int>> seen;
   std::string left_out;
+  bool lag = false;
 
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<Warp> warps;
@@ -63,7 +67,7 @@ struct State {
   std::exception_ptr failure;  // of a thread
   jmp_buf scheduler;
   ucontext_t scheduler_context;
-  int64_t last_blocks = 0, launches = 0, matrix_loads = 0, matrix_conflicts = 0;
+  int64_t last_blocks = 0, launches = 0, blocks = 0, matrix_loads = 0, matrix_conflicts = 0;
 };
 
 State& state() {
@@ -134,7 +138,12 @@ bool run_ready(size_t begin, size_t end, std::vector<size_t>& order) {
   std::shuffle(order.begin(), order.end(), s.random);
   bool went_on = false;
   for (const size_t i : order) {
+    if (s.fibers[i]->waiting == Waiting::kForEvent && (*s.fibers[i]->event)()) s.fibers[i]->waiting = Waiting::kNot;
     if (s.fibers[i]->waiting != Waiting::kNot) continue;
+    if (s.fibers[i]->slow && s.random() % kSlow) {
+      went_on = true;  // later
+      continue;
+    }
     go_on(*s.fibers[i]);
     if (s.failure) std::rethrow_exception(std::exchange(s.failure, nullptr));
     went_on = true;
@@ -176,12 +185,6 @@ Dim3 unflatten(size_t i, Dim3 shape) {
   return {unsigned(i % shape.x), unsigned(i / shape.x % shape.y), unsigned(i / shape.x / shape.y)};
 }
 
-bool is_left_out(Site site) {
-  State& s = state();
-  s.seen.insert({site.file, site.line});
-  return !s.left_out.empty() && name_of(site) == s.left_out;
-}
-
 void arrive(std::vector<Copy>& copies) {
   for (const Copy& copy : copies) std::memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
 }
@@ -190,7 +193,12 @@ void arrive(std::vector<Copy>& copies) {
 
 const ThreadInfo& thread() { return state().current->info; }
 int lane() { return state().current->index % kLanes; }
+int thread_number() { return state().current->index; }
+int64_t block_number() { return state().blocks; }
 unsigned char* shared_memory() { return state().shared_begin; }
+unsigned shared_address(const void* shared) {
+  return unsigned(static_cast<const unsigned char*>(shared) - state().shared_begin);
+}
 
 void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
   State& s = state();
@@ -200,9 +208,9 @@ void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void
   if (threads % kLanes) throw std::runtime_error("the emulator runs whole warps only");
   while (s.fibers.size() < threads) s.fibers.push_back(std::make_unique<Fiber>());
   s.warps.resize(threads / kLanes);
-  s.shared.resize(shared_bytes + 128 + kGuard);
+  s.shared.resize(shared_bytes + kSharedAlignment + kGuard);
   const uintptr_t address = reinterpret_cast<uintptr_t>(s.shared.data());
-  s.shared_begin = s.shared.data() + (128 - address % 128) % 128;
+  s.shared_begin = s.shared.data() + (kSharedAlignment - address % kSharedAlignment) % kSharedAlignment;
   s.shared_end = s.shared_begin + shared_bytes;
   s.kernel = &kernel;
   ++s.launches;
@@ -218,14 +226,22 @@ void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void
       fiber.index = int(i);
       fiber.waiting = Waiting::kNot;
       fiber.started = false;
+      fiber.slow = s.lag && s.random() % kFew == 0;
       fiber.exchanges = 0;
       fiber.open.clear();
       fiber.groups.clear();
     }
+    ++s.blocks;
     run_block(threads);
     for (const unsigned char* p = s.shared_begin + shared_bytes; p < s.shared.data() + s.shared.size(); ++p)
       if (*p != kPoison) throw std::runtime_error("a kernel wrote behind its shared memory");
   }
+}
+
+bool is_left_out(Site site) {
+  State& s = state();
+  s.seen.insert({site.file, site.line});
+  return !s.left_out.empty() && name_of(site) == s.left_out;
 }
 
 void block_barrier(Site site) {
@@ -233,6 +249,10 @@ void block_barrier(Site site) {
 }
 void warp_barrier(Site site) {
   if (!is_left_out(site)) wait(Waiting::kForWarp, site);
+}
+void wait_until(const std::function<bool()>& ready, Site site) {
+  state().current->event = &ready;
+  if (!is_left_out(site) && !ready()) wait(Waiting::kForEvent, site);
 }
 
 void require_full_warp(unsigned mask) {
@@ -250,13 +270,15 @@ const unsigned char* exchange_bytes(const void* mine, size_t bytes) {
   return slots;
 }
 
-static void check_shared(const void* address, const char* what) {
+void check_shared(const void* address, size_t bytes, size_t alignment, const char* what) {
   const auto* byte = static_cast<const unsigned char*>(address);
-  if (reinterpret_cast<uintptr_t>(address) % 16 || byte < state().shared_begin || byte + 16 > state().shared_end)
-    throw std::runtime_error(std::string(what) + ": not 16 bytes of shared memory on a 16-byte boundary");
+  if (reinterpret_cast<uintptr_t>(address) % alignment || byte < state().shared_begin ||
+      byte + bytes > state().shared_end)
+    throw std::runtime_error(std::string(what) + ": not " + std::to_string(bytes) + " bytes of shared memory on a " +
+                             std::to_string(alignment) + "-byte boundary");
 }
 
-void check_matrix_row(const void* row) { check_shared(row, "ldmatrix"); }
+void check_matrix_row(const void* row) { check_shared(row, 16, 16, "ldmatrix"); }
 
 void count_conflicts(const void* const (&rows)[8]) {
   State& s = state();
@@ -267,7 +289,7 @@ void count_conflicts(const void* const (&rows)[8]) {
 }
 
 void async_copy(void* to, const void* from, size_t bytes, size_t valid_bytes) {
-  check_shared(to, "cp.async");
+  check_shared(to, 16, 16, "cp.async");
   if (reinterpret_cast<uintptr_t>(from) % 16) throw std::runtime_error("cp.async: from no 16-byte boundary");
   Copy copy{to, std::vector<unsigned char>(bytes, 0)};
   std::memcpy(copy.bytes.data(), from, valid_bytes);
@@ -296,6 +318,7 @@ std::vector<std::string> barriers_seen() {
   return {names.begin(), names.end()};
 }
 void leave_out(const std::string& barrier) { state().left_out = barrier; }
+void let_lag(bool lag) { state().lag = lag; }
 void forget_barriers() { state().seen.clear(); }
 void only_last_blocks(int64_t count) { state().last_blocks = count; }
 int64_t launches() { return state().launches; }

@@ -31,13 +31,19 @@ struct ThreadInfo {
 };
 const ThreadInfo& thread();
 int lane();
+int thread_number();     // in the block
+int64_t block_number();  // of all that have run: what belongs to another block is over
 
 // Runs a kernel to its end. Throws std::runtime_error for a barrier that not all threads reach, and for a grid that
 // CUDA would refuse.
 void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
 unsigned char* shared_memory();
+unsigned shared_address(const void* shared);  // counted from its beginning
+// Throws std::runtime_error, in the name of `what`, unless these bytes lie in shared memory, aligned.
+void check_shared(const void* address, size_t bytes, size_t alignment, const char* what);
 
 void block_barrier(Site site);
+void wait_until(const std::function<bool()>& ready, Site site);  // alone, for something that others bring about
 void warp_barrier(Site site);
 void require_full_warp(unsigned mask);
 
@@ -77,6 +83,8 @@ void async_wait(int groups_still_out);
 void set_seed(uint64_t seed);
 std::vector<std::string> barriers_seen();    // "file:line" of every barrier met since the last reset
 void leave_out(const std::string& barrier);  // threads run through it; "" leaves out none
+bool is_left_out(Site site);                 // and it has been seen
+void let_lag(bool lag);  // a few threads fall far behind, those of their own warp included, where nobody waits for them
 void forget_barriers();
 void only_last_blocks(int64_t count);  // of every grid, the others never run; 0: all do
 int64_t launches();                    // since the start

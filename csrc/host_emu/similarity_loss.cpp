@@ -56,7 +56,7 @@ class EmulatedLoss {
                py::array columns, const std::string& columns_dtype, std::optional<Labels> column_labels,
                int64_t column_group, const std::string& loss, std::vector<double> parameters,
                const std::string& normalize, const std::string& reduction, bool exclude_diagonal, bool precise,
-               int multiprocessors, size_t shared_bytes, int64_t missing_columns)
+               int multiprocessors, size_t shared_bytes, bool hopper, int64_t missing_columns)
       : rows_(rows),
         columns_(columns),
         row_labels_(row_labels),
@@ -80,6 +80,7 @@ class EmulatedLoss {
     problem_.products = precise ? Products::kThree : Products::kOne;
     problem_.multiprocessors = multiprocessors;
     problem_.shared_bytes = shared_bytes;
+    problem_.hopper = hopper;
     loss_ = py::array_t<float>(reduction_ == Reduction::kNone ? problem_.rows.count : 1);
     row_state_ = py::array_t<float>({int64_t(kSaved), problem_.rows.count});
     normalizer_ = py::array_t<double>(2);
@@ -101,10 +102,12 @@ class EmulatedLoss {
     return py::make_tuple(loss_, row_state_, normalizer_, active_);
   }
 
-  // What another's forward has found.
+  // What another's forward has found, of columns that are this one's last.
   void continue_from(const EmulatedLoss& other) {
     row_state_ = other.row_state_;
     normalizer_ = other.normalizer_;
+    std::copy_n(other.active_.data(), other.active_.size(),
+                active_.mutable_data() + (active_.size() - other.active_.size()));
   }
 
   // [members, rows], as a shard hands them to `finish`; positives [rows, group] where the loss reads them.
@@ -236,11 +239,12 @@ void bind_similarity_loss(py::module_& m) {
   py::class_<EmulatedLoss>(m, "SimilarityLoss")
       .def(py::init<py::array, const std::string&, std::optional<Labels>, int64_t, py::array, const std::string&,
                     std::optional<Labels>, int64_t, const std::string&, std::vector<double>, const std::string&,
-                    const std::string&, bool, bool, int, size_t, int64_t>(),
+                    const std::string&, bool, bool, int, size_t, bool, int64_t>(),
            py::arg("rows"), py::arg("rows_dtype"), py::arg("row_labels"), py::arg("row_group"), py::arg("columns"),
            py::arg("columns_dtype"), py::arg("column_labels"), py::arg("column_group"), py::arg("loss"),
            py::arg("parameters"), py::arg("normalize"), py::arg("reduction"), py::arg("exclude_diagonal"),
-           py::arg("precise"), py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("missing_columns") = 0)
+           py::arg("precise"), py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("hopper"),
+           py::arg("missing_columns"))
       .def("forward", &EmulatedLoss::forward, "(loss, row_state, normalizer, active)")
       .def("continue_from", &EmulatedLoss::continue_from, py::arg("other"))
       .def("row_state", &EmulatedLoss::row_state, "[3, rows]")

@@ -17,6 +17,9 @@ std::string build_info() {
   text += "cpu_capabilities_built=portable\n";
 #endif
   text += "cuda_architectures=" CCP_CUDA_ARCHITECTURES "\n";
+#ifdef CCP_HAVE_HOPPER
+  text += "hopper_built=yes\n";
+#endif
 #ifndef CCP_HAVE_CUDA
   text += "cuda_missing=" CCP_CUDA_MISSING "\n";
 #endif

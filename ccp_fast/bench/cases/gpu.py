@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ccp_fast.bench.baselines import by_hand, cross_entropy, pairs
 from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Place, Precision, Size, Step
-from ccp_fast.bench.cases import evaluation, k_center, losses, neighbors, projection
+from ccp_fast.bench.cases import evaluation, hopper, k_center, losses, neighbors, projection
 from ccp_fast.bench.cases.losses import Inputs, Loss, Shape
 
 TEMPERATURE = 1 / 9
@@ -129,7 +129,10 @@ def gpu_cases(size: Size, device: str = "cuda") -> list[Case]:
 
 
 def _loss(loss: Loss, setting: str, shape: Shape, place: Place) -> Case:
-    return losses.case(loss, setting, shape, place, _rivals(loss), _AIMS.get(setting, ()))
+    versions = _rivals(loss)
+    if place.precision == "bfloat16" and hopper.is_here(place.device):
+        versions = (*versions, hopper.implementation(versions[0].prepare))
+    return losses.case(loss, setting, shape, place, versions, _AIMS.get(setting, ()))
 
 
 def _rivals(loss: Loss) -> tuple[Implementation, ...]:

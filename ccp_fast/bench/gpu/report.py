@@ -54,6 +54,7 @@ def show_rows(out: Console, rows: Sequence[Row]) -> None:
         times.add_section()
         other.add_section()
     out.print(times, other)
+    show_paths(out, rows)
     show_reasons(out, rows)
 
 
@@ -93,6 +94,18 @@ def _findings(found: GpuFindings | None, ours: Measured) -> list[str]:
     launches = "-" if found.launches is None else " + ".join(map(str, found.launches))
     graph = found.graph if len(found.graph) < 12 else "no"
     return [launches, issue, f"{found.differing} of {found.runs}", graph]
+
+
+def show_paths(out: Console, rows: Sequence[Row]) -> None:
+    """Ours on another way, beside ours: below 1 it is faster."""
+    for row in rows:
+        for measured in row.role("path"):
+            out.print(
+                f"{measured.name}: {row.name} {row.label}: {measured.p50_ms:.4g} ms, {measured.ratio:.2f} of the time "
+                "without it",
+                highlight=False,
+                markup=False,
+            )
 
 
 def show_reasons(out: Console, rows: Sequence[Row]) -> None:

@@ -48,6 +48,7 @@ struct Problem {
   Products products;
   int multiprocessors;
   size_t shared_bytes;  // that a block may have
+  bool hopper;          // forward may take its path for compute capability 9.0
   PositivesList positives;
 };
 

@@ -54,6 +54,7 @@ class CudaProblem {
     problem.products = half || allow_tf32 ? Products::kOne : Products::kThree;
     problem.multiprocessors = multiprocessors();
     problem.shared_bytes = shared_bytes_of_block();
+    problem.hopper = hopper_wanted();
     uses_positives_ = entry.uses_positives;
     if (uses_positives_ && positives == Positives::kAmongColumns) list_positives();
   }

@@ -5,6 +5,8 @@
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "ops/ops.h"
@@ -64,6 +66,12 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+// Whether the user wants the kernels for Hopper, which are off until they have been measured, and this is one.
+inline bool hopper_wanted() {
+  const char* wanted = std::getenv("CCP_FAST_HOPPER");
+  return wanted && std::strcmp(wanted, "1") == 0 && device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
+         device_attribute(cudaDevAttrComputeCapabilityMinor) == 0;
+}
 inline size_t shared_bytes_of_block() { return size_t(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)); }
 
 }  // namespace ccp

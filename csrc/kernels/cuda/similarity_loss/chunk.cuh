@@ -158,15 +158,15 @@ CCP_DEVICE void multiply_chunk(const unsigned char* owner_chunk, int owner, cons
     multiply_chunk16<Dtype::kFloat16>(owner_chunk, owner, streamed_chunk, streamed, dot);
 }
 
-// The squares of a tile's components, added up while its chunks pass: four threads share an item, and have the same
-// quarter of each chunk of it.
-template <class T, int kItems>
+// The squares of a tile's components, added up while its chunks pass by a team of kTeam threads, whose first has a
+// multiple of that as its number: four threads share an item, and have the same quarter of each chunk of it.
+template <class T, int kItems, int kTeam = kThreads>
 class Squares {
  public:
-  static constexpr int kParts = 4, kAtOnce = kThreads / kParts, kRounds = kItems / kAtOnce;
+  static constexpr int kParts = 4, kAtOnce = kTeam / kParts, kRounds = kItems / kAtOnce;
   static_assert(kItems % kAtOnce == 0, "whole rounds");
 
-  CCP_DEVICE static int item(int round) { return round * kAtOnce + int(threadIdx.x) / kParts; }
+  CCP_DEVICE static int item(int round) { return round * kAtOnce + int(threadIdx.x) % kTeam / kParts; }
   CCP_DEVICE static bool is_first() { return threadIdx.x % kParts == 0; }
 
   CCP_DEVICE void add(const unsigned char* chunk, Arithmetic arithmetic) {

@@ -71,34 +71,109 @@ CCP_DEVICE void stream_tiles(PairTile<T, kOwner>& tile, int64_t first_owner, Til
   }
 }
 
-// Takes a tile's groups, eight rows of a warp at a time: the four lanes that share a row hand each other its pairs, and
-// each goes through every fourth group.
-template <class Loss, class State, int kRows>
-CCP_DEVICE void update_with_groups(const ForwardJob& job, const Loss& loss, const TilePairs<kRows>& tile,
-                                   const FragmentD (&x)[kM<kRows>][kN], float* stage, State (&states)[kM<kRows>][2]) {
+// Takes a tile's groups, eight rows and kSpan columns of a warp at a time: the four lanes that share a row hand each
+// other its pairs, and each goes through every fourth group.
+template <class Loss, class State, class Tile>
+CCP_DEVICE void update_with_groups(const ForwardJob& job, const Loss& loss, const Tile& tile,
+                                   const typename Tile::Fragments& x, float* stage,
+                                   State (&states)[Tile::kRowFragments][2]) {
+  constexpr int kSpanFragments = kSpan / 8;
   const GroupSpan span(job.columns.side);
-  const int part = tile.streamed_index(0, 0) / kSpan * kSpan;  // where the warp's columns begin
   float* mine = stage + int(threadIdx.x) / 4 * kStageStride;
 #pragma unroll
-  for (int m = 0; m < kM<kRows>; ++m)
+  for (int m = 0; m < Tile::kRowFragments; ++m)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
+    for (int half = 0; half < 2; ++half)
 #pragma unroll
-      for (int n = 0; n < kN; ++n)
+      for (int begin = 0; begin < Tile::kColumnFragments; begin += kSpanFragments) {
+        const int part = tile.first_streamed() + begin * 8;  // where the span's columns begin
 #pragma unroll
-        for (int i = 0; i < 2; ++i) mine[tile.streamed_index(n, i) - part] = x[m][n].v[half * 2 + i];
-      __syncwarp();
-      const int r = tile.owner_index(m, half * 2);
-      const int64_t row = tile.owner_info->id[r];
-      for (int q = int(threadIdx.x) % 4; q < span.groups; q += 4) {
-        const int first = span.first(q);
-        const int64_t column = tile.streamed_info->id[part + first];
-        if (row < 0 || column < 0 || (job.exclude_diagonal && row == column)) continue;
-        const auto group = loss.template group<float>(GroupMembers{mine + first, 1, span.size});
-        loss.update(states[m][half], group.value, tile.owner_info->label[r] == tile.streamed_info->label[part + first]);
+        for (int n = begin; n < begin + kSpanFragments; ++n)
+#pragma unroll
+          for (int i = 0; i < 2; ++i) mine[tile.streamed_index(n, i) - part] = x[m][n].v[half * 2 + i];
+        __syncwarp();
+        const int r = tile.owner_index(m, half * 2);
+        const int64_t row = tile.owner_info->id[r];
+        for (int q = int(threadIdx.x) % 4; q < span.groups; q += 4) {
+          const int first = span.first(q);
+          const int64_t column = tile.streamed_info->id[part + first];
+          if (row < 0 || column < 0 || (job.exclude_diagonal && row == column)) continue;
+          const auto group = loss.template group<float>(GroupMembers{mine + first, 1, span.size});
+          loss.update(states[m][half], group.value,
+                      tile.owner_info->label[r] == tile.streamed_info->label[part + first]);
+        }
+        __syncwarp();
       }
-      __syncwarp();
+}
+
+// Takes a tile's pairs, each by itself. With kCount the rows' positives count the pairs that they take part in, and
+// nothing else happens.
+template <bool kCount, class Loss, class State, class Tile>
+CCP_DEVICE void update_with_pairs(const ForwardJob& job, const Loss& loss, const Tile& tile,
+                                  const typename Tile::Fragments& x, State (&states)[Tile::kRowFragments][2]) {
+  // Columns outside: what is known of one serves the lane's rows at once.
+#pragma unroll
+  for (int n = 0; n < Tile::kColumnFragments; ++n)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int c = tile.streamed_index(n, i);
+      const int64_t column = tile.streamed_info->id[c], column_label = tile.streamed_info->label[c];
+#pragma unroll
+      for (int m = 0; m < Tile::kRowFragments; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int r = tile.owner_index(m, half * 2);
+          const int64_t row = tile.owner_info->id[r];
+          if (row < 0 || column < 0 || (job.exclude_diagonal && row == column)) continue;
+          const bool same = tile.owner_info->label[r] == column_label;
+          const float value = x[m][n].v[half * 2 + i];
+          if constexpr (kCount) {
+            loss.count_active(value, same, RowPositives(job.positives, row));
+            continue;
+          }
+          bool touched;
+          if constexpr (Loss::kUsesPositives)
+            touched = loss.update(states[m][half], value, same, RowPositives(job.positives, row));
+          else
+            touched = loss.update(states[m][half], value, same);
+          // Many lanes may write this byte; all of them write the same.
+          if (Loss::kHinge && touched) job.active[job.active_columns ? column : row] = 1;
+        }
     }
+}
+
+// A tile's dot products of raw vectors, which become the metric of its pairs, go into the states of the lane's rows.
+template <bool kCount, class Loss, class State, class Tile>
+CCP_DEVICE void take_tile(const ForwardJob& job, const Loss& loss, const Tile& tile, typename Tile::Fragments& x,
+                          float* stage, State (&states)[Tile::kRowFragments][2]) {
+  tile.template measure<Loss::kMetric>(x);
+  if constexpr (Loss::kGrouped)
+    update_with_groups(job, loss, tile, x, stage, states);
+  else
+    update_with_pairs<kCount>(job, loss, tile, x, states);
+}
+
+template <class Loss, class State, int kRows>
+CCP_DEVICE void init_states(const Loss& loss, State (&states)[kRows][2]) {
+#pragma unroll
+  for (int m = 0; m < kRows; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) loss.init(states[m][half]);
+}
+
+// Four lanes share a row: each then has what all four have gathered.
+template <class Loss, class State>
+CCP_DEVICE void merge_lanes(const Loss& loss, State& state) {
+  loss.merge(state, shuffled(state, 1));
+  loss.merge(state, shuffled(state, 2));
+}
+
+template <class State>
+CCP_DEVICE void write_state(const ForwardJob& job, int64_t slice, int64_t row, const State& state) {
+  float members[kMembers<State>];
+  memcpy(members, &state, sizeof(state));
+  for (int i = 0; i < kMembers<State>; ++i)
+    job.states[(slice * kMembers<State> + i) * job.rows.side.count + row] = members[i];
 }
 
 // Before any pair is looked at: what a loss without a hinge, or a block that sees its items alone, knows of activity.
@@ -121,14 +196,14 @@ CCP_DEVICE void prepare_active(const ForwardJob& job, bool hinge, int64_t first_
 template <class Loss, class T>
 constexpr int kForwardBlocks = sizeof(T) == 2 && !Loss::kGrouped && !Loss::kHinge ? 2 : 1;
 
-// With kCount the rows' positives count the pairs that they take part in, and nothing else happens.
 template <class Loss, class T, bool kCount>
 __global__ void __launch_bounds__(kThreads, kForwardBlocks<Loss, T>)
     similarity_forward(const __grid_constant__ ForwardJob job, const __grid_constant__ Loss loss) {
   constexpr int kRows = kForwardRows;
+  using Tile = PairTile<T, kRows>;
   using State = typename Loss::template State<float>;
   CCP_SHARED(shared);
-  PairTile<T, kRows> tile(job.rows, job.columns, job.dim, job.normalize, job.arithmetic, job.resident, shared);
+  Tile tile(job.rows, job.columns, job.dim, job.normalize, job.arithmetic, job.resident, shared);
   const int64_t row_tiles = divide_up(job.rows.side.count, kRows);
   const int64_t slice = blockIdx.x / row_tiles, first_row = blockIdx.x % row_tiles * kRows;
   const TileRange range = tiles_of_slice(divide_up(job.columns.positions(), kStreamed), slice, job.slices);
@@ -137,74 +212,29 @@ __global__ void __launch_bounds__(kThreads, kForwardBlocks<Loss, T>)
     if (blockIdx.x == 0 && threadIdx.x == 0) *job.blocks_done = 0;
   }
 
-  float* stage = reinterpret_cast<float*>(shared + PairTile<T, kRows>::shared_bytes(job.dim, job.resident));
-  State states[kM<kRows>][2];
-#pragma unroll
-  for (int m = 0; m < kM<kRows>; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) loss.init(states[m][half]);
-
-  const auto take_pairs = [&](const FragmentD(&x)[kM<kRows>][kN]) {
-  // Columns outside: what is known of one serves the lane's rows at once.
-#pragma unroll
-    for (int n = 0; n < kN; ++n)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int c = tile.streamed_index(n, i);
-        const int64_t column = tile.streamed_info->id[c], column_label = tile.streamed_info->label[c];
-#pragma unroll
-        for (int m = 0; m < kM<kRows>; ++m)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int r = tile.owner_index(m, half * 2);
-            const int64_t row = tile.owner_info->id[r];
-            if (row < 0 || column < 0 || (job.exclude_diagonal && row == column)) continue;
-            const bool same = tile.owner_info->label[r] == column_label;
-            const float value = x[m][n].v[half * 2 + i];
-            if constexpr (kCount) {
-              loss.count_active(value, same, RowPositives(job.positives, row));
-              continue;
-            }
-            bool touched;
-            if constexpr (Loss::kUsesPositives)
-              touched = loss.update(states[m][half], value, same, RowPositives(job.positives, row));
-            else
-              touched = loss.update(states[m][half], value, same);
-            // Many lanes may write this byte; all of them write the same.
-            if (Loss::kHinge && touched) job.active[job.active_columns ? column : row] = 1;
-          }
-      }
-  };
-  stream_tiles(tile, first_row, range, job.resident, [&](FragmentD(&x)[kM<kRows>][kN]) {
-    tile.template measure<Loss::kMetric>(x);
-    if constexpr (Loss::kGrouped)
-      update_with_groups<Loss, State, kRows>(job, loss, tile, x, stage, states);
-    else
-      take_pairs(x);
-  });
+  float* stage = reinterpret_cast<float*>(shared + Tile::shared_bytes(job.dim, job.resident));
+  State states[Tile::kRowFragments][2];
+  init_states(loss, states);
+  stream_tiles(tile, first_row, range, job.resident,
+               [&](typename Tile::Fragments& x) { take_tile<kCount>(job, loss, tile, x, stage, states); });
   if (kCount) return;
 
-  // Four lanes share a row; then the warps that lie side by side do. Nobody reads the chunks any more.
+  // The warps that lie side by side share rows as well. Nobody reads the chunks any more.
   State* merged = reinterpret_cast<State*>(shared);
 #pragma unroll
-  for (int m = 0; m < kM<kRows>; ++m)
+  for (int m = 0; m < Tile::kRowFragments; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      State& state = states[m][half];
-      loss.merge(state, shuffled(state, 1));
-      loss.merge(state, shuffled(state, 2));
+      merge_lanes(loss, states[m][half]);
       if (threadIdx.x % 4 == 0)
-        merged[int(threadIdx.x) / kWarp % kWarpColumns * kRows + tile.owner_index(m, half * 2)] = state;
+        merged[int(threadIdx.x) / kWarp % kWarpColumns * kRows + tile.owner_index(m, half * 2)] = states[m][half];
     }
   __syncthreads();
   const int64_t row = first_row + threadIdx.x;
   if (int(threadIdx.x) >= kRows || row >= job.rows.side.count) return;
   State state = merged[threadIdx.x];
   for (int w = 1; w < kWarpColumns; ++w) loss.merge(state, merged[w * kRows + threadIdx.x]);
-  float members[kMembers<State>];
-  memcpy(members, &state, sizeof(state));
-  for (int i = 0; i < kMembers<State>; ++i)
-    job.states[(slice * kMembers<State> + i) * job.rows.side.count + row] = members[i];
+  write_state(job, slice, row, state);
 }
 
 }  // namespace cuda

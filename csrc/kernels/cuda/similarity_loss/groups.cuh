@@ -27,8 +27,9 @@ struct GroupSpan {
 
 // Where eight rows of a warp's part of a tile pass in forward.
 constexpr int kStageStride = kSpan + 1;
+constexpr size_t kGroupBytes = sizeof(float) * kThreads / 4 * kStageStride;
 template <class Loss>
-constexpr size_t kStageBytes = Loss::kGrouped ? sizeof(float) * kThreads / 4 * kStageStride : 0;
+constexpr size_t kStageBytes = Loss::kGrouped ? kGroupBytes : 0;
 
 }  // namespace cuda
 }  // namespace ccp

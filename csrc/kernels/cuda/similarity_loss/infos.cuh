@@ -50,9 +50,9 @@ CCP_DEVICE void describe_item(const Items& items, int64_t item, int64_t dim, Nor
 }
 
 // Of all items of a tile, whose squares have been added up. Nobody may read it before a barrier.
-template <class T, int kItems, class ItemOf>
+template <class T, int kItems, int kTeam, class ItemOf>
 CCP_DEVICE void describe_items(const Items& items, const ItemOf& item_of, int64_t dim, Normalize normalize,
-                               Squares<T, kItems>& squares, ItemInfo<kItems>& info) {
+                               Squares<T, kItems, kTeam>& squares, ItemInfo<kItems>& info) {
 #pragma unroll
   for (int round = 0; round < squares.kRounds; ++round) {
     const float sum = squares.take(round);
@@ -75,10 +75,14 @@ CCP_DEVICE float exact_pair(bool dot, const Side& a, int64_t item_a, float scale
   return sum;
 }
 
-// The pairs of one tile.
-template <int kOwner>
+// The pairs of one tile, spread over the registers of kWarps warps, of which kColumns lie side by side.
+template <int kOwner, int kColumns = kWarpColumns>
 class TilePairs {
  public:
+  // Of a warp, and its part of the tile.
+  static constexpr int kRowFragments = kOwner / (kWarps / kColumns) / 16, kColumnFragments = kStreamed / kColumns / 8;
+  using Fragments = FragmentD[kRowFragments][kColumnFragments];
+
   CCP_DEVICE TilePairs(const Items& owner, const Items& streamed, int64_t dim, ItemInfo<kOwner>* owner_info,
                        ItemInfo<kStreamed>* streamed_info)
       : owner_info(owner_info), streamed_info(streamed_info), owner_(owner), streamed_(streamed), dim_(dim) {}
@@ -87,8 +91,8 @@ class TilePairs {
   ItemInfo<kStreamed>* streamed_info;
 
   // Where a warp's part of the tile begins.
-  CCP_DEVICE static int first_owner() { return int(threadIdx.x) / kWarp / kWarpColumns * (kM<kOwner> * 16); }
-  CCP_DEVICE static int first_streamed() { return int(threadIdx.x) / kWarp % kWarpColumns * (kN * 8); }
+  CCP_DEVICE static int first_owner() { return int(threadIdx.x) / kWarp / kColumns * (kRowFragments * 16); }
+  CCP_DEVICE static int first_streamed() { return int(threadIdx.x) / kWarp % kColumns * (kColumnFragments * 8); }
 
   // The tile's items that fragment (m, n), number i of this lane belongs to.
   CCP_DEVICE static int owner_index(int m, int i) { return owner_index_of(int(threadIdx.x) % kWarp, m, i); }
@@ -104,10 +108,10 @@ class TilePairs {
 
   // Turns the dot products of raw vectors into the metric of the pairs. All lanes of a warp call this together.
   template <Metric metric>
-  CCP_DEVICE void measure(FragmentD (&x)[kM<kOwner>][kN]) const {
+  CCP_DEVICE void measure(Fragments& x) const {
     constexpr Metric squared = metric == Metric::kDot ? Metric::kDot : Metric::kSquaredDistance;
     unsigned again = 0;  // a bit for each of the lane's pairs that its products cannot tell
-    static_assert(kM<kOwner> * kN * 4 <= 32, "a bit for each pair");
+    static_assert(kRowFragments * kColumnFragments * 4 <= 32, "a bit for each pair");
     for_each_pair([&](int m, int n, int i, int o, int s) {
       const float product = x[m][n].v[i] * owner_info->scale[o] * streamed_info->scale[s];
       const float norms = owner_info->squared_norm[o] + streamed_info->squared_norm[s];
@@ -127,28 +131,29 @@ class TilePairs {
   CCP_DEVICE static int streamed_index_of(int lane, int n, int i) {
     return first_streamed() + n * 8 + lane % 4 * 2 + i % 2;
   }
-  CCP_DEVICE static constexpr int pair_number(int m, int n, int i) { return (m * kN + n) * 4 + i; }
+  CCP_DEVICE static constexpr int pair_number(int m, int n, int i) { return (m * kColumnFragments + n) * 4 + i; }
 
   // Columns outside: what is known of one serves the lane's rows at once.
   template <class F>
   CCP_DEVICE static void for_each_pair(const F& f) {
 #pragma unroll
-    for (int n = 0; n < kN; ++n)
+    for (int n = 0; n < kColumnFragments; ++n)
 #pragma unroll
       for (int i = 0; i < 2; ++i)
 #pragma unroll
-        for (int m = 0; m < kM<kOwner>; ++m)
+        for (int m = 0; m < kRowFragments; ++m)
 #pragma unroll
           for (int half = 0; half < 4; half += 2) f(m, n, half + i, owner_index(m, half), streamed_index(n, i));
   }
 
   // The pairs of these bits from the vectors themselves, by the whole warp, one at a time.
   template <Metric metric>
-  CCP_DEVICE void measure_again(FragmentD (&x)[kM<kOwner>][kN], unsigned again) const {
+  CCP_DEVICE void measure_again(Fragments& x, unsigned again) const {
 #pragma unroll 1
     for (unsigned lanes = __ballot_sync(kFullWarp, again != 0); lanes; lanes = __ballot_sync(kFullWarp, again != 0)) {
       const int lane = __ffs(int(lanes)) - 1, pair = __shfl_sync(kFullWarp, __ffs(int(again)) - 1, lane);
-      const int o = owner_index_of(lane, pair / 4 / kN, pair % 4), s = streamed_index_of(lane, pair / 4 % kN, pair % 4);
+      const int o = owner_index_of(lane, pair / 4 / kColumnFragments, pair % 4);
+      const int s = streamed_index_of(lane, pair / 4 % kColumnFragments, pair % 4);
       const bool mine = int(threadIdx.x) % kWarp == lane;
       if (mine) again &= again - 1;
       if (owner_info->id[o] < 0 || streamed_info->id[s] < 0) continue;

@@ -21,5 +21,10 @@ struct Launches {
 template <LossId id>
 Launches launches();
 
+// The forward kernel for Hopper (hopper/forward.cuh), where hopper::taken() says so.
+template <LossId id>
+cudaError_t launch_hopper_forward(const Problem& problem, const struct ForwardJob& job, int64_t blocks,
+                                  cudaStream_t stream);
+
 }  // namespace cuda
 }  // namespace ccp

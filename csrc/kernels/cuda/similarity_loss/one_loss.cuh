@@ -2,24 +2,11 @@
 #pragma once
 
 #include "kernels/cuda/similarity_loss/launch.h"
+#include "kernels/cuda/similarity_loss/loss_of.h"
 #include "kernels/cuda/similarity_loss/plan.h"
 
 namespace ccp {
 namespace cuda {
-
-template <LossId id>
-struct LossOf;
-#define CCP_STRIP(...) __VA_ARGS__
-#define CCP_LOSS_OF(name, parameters, ...)         \
-  template <>                                      \
-  struct LossOf<LossId::k_##name> {                \
-    template <class T>                             \
-    using Struct = generic::CCP_STRIP __VA_ARGS__; \
-    using type = Struct<float>;                    \
-  };
-CCP_FOR_EACH_LOSS(CCP_LOSS_OF)
-#undef CCP_LOSS_OF
-#undef CCP_STRIP
 
 template <class Kernel, class Job, class Loss>
 cudaError_t launch(Kernel kernel, dim3 grid, size_t shared, cudaStream_t stream, const Job& job, const Loss& loss) {
@@ -63,7 +50,11 @@ struct LossLaunches {
         const cudaError_t error = cudaMemsetAsync(active, 0, size_t(longer), stream);
         if (error != cudaSuccess) return error;
       }
-      const dim3 grid(unsigned(plan.row_tiles * plan.slices));
+      const int64_t blocks = plan.row_tiles * plan.slices;
+#if defined(CCP_HAVE_HOPPER)
+      if (!kCount && hopper::taken(p)) return launch_hopper_forward<LossId::CCP_LOSS>(p, job, blocks, stream);
+#endif
+      const dim3 grid{unsigned(blocks)};
       const size_t shared = PairTile<T, kForwardRows>::shared_bytes(p.dim, job.resident) + kStageBytes<Loss>;
       return launch(similarity_forward<Loss, T, kCount>, grid, shared, stream, job, Loss(p.parameters));
     });

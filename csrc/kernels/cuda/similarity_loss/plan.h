@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/similarity_loss/both_gradients.cuh"
 #include "kernels/cuda/similarity_loss/finish.h"
+#include "kernels/cuda/similarity_loss/hopper/plan.h"
 #include "kernels/cuda/similarity_loss/reduce.cuh"
 #include "kernels/cuda/workspace.h"
 
@@ -29,7 +30,8 @@ inline ForwardPlan plan_forward(const Problem& p, int members, void* memory) {
   Workspace workspace(memory);
   ForwardPlan plan;
   plan.row_tiles = divide_up(p.rows.count, kForwardRows);
-  plan.slices = slices_for(plan.row_tiles, divide_up(positions_of(p.columns), kStreamed), p.multiprocessors);
+  plan.slices = slices_for(plan.row_tiles, divide_up(positions_of(p.columns), kStreamed), p.multiprocessors,
+                           hopper::taken(p) ? hopper::kBlocksEach : kBlocksPerMultiprocessor);
   plan.reduce_blocks = reduce_blocks(p.rows.count);
   plan.states = workspace.take<float>(plan.slices * members * p.rows.count);
   plan.block_parts = workspace.take<generic::RowParts>(plan.reduce_blocks);

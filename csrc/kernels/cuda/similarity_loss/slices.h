@@ -8,8 +8,9 @@ namespace cuda {
 
 constexpr int kBlocksPerMultiprocessor = 2;
 
-inline int64_t slices_for(int64_t owned_tiles, int64_t streamed_tiles, int multiprocessors) {
-  const int64_t wanted = int64_t(multiprocessors) * kBlocksPerMultiprocessor / (owned_tiles > 0 ? owned_tiles : 1);
+inline int64_t slices_for(int64_t owned_tiles, int64_t streamed_tiles, int multiprocessors,
+                          int blocks_each = kBlocksPerMultiprocessor) {
+  const int64_t wanted = int64_t(multiprocessors) * blocks_each / (owned_tiles > 0 ? owned_tiles : 1);
   const int64_t most = wanted < streamed_tiles ? wanted : streamed_tiles;
   return most > 1 ? most : 1;
 }
