@@ -61,6 +61,14 @@ def experiment(root: Path, folder: Path, columns: Sequence[str] = COLUMNS) -> Ex
     return Experiment(folder, base, LOSSES, columns, SEEDS)
 
 
+def finished_columns(cells: Experiment) -> list[str]:
+    """Those that have a finished run."""
+    found = {row["column"] for row in cells.rows()}
+    if not found:
+        raise UserError(f"{cells.path}: no finished run")
+    return [name for name in cells.columns if name in found]
+
+
 def rows(cells: Experiment) -> list[dict[str, Any]]:
     """Those of the comparison, with the commit of each run."""
     found = cells.rows()
@@ -166,9 +174,10 @@ def main(arguments: list[str] | None = None) -> int:
         cells = experiment(options.data_root, options.runs)
         if not options.finished:
             cells.run(run_in_a_process, options.jobs, print)
+        cells = experiment(options.data_root, options.runs, finished_columns(cells))
         write_atomically(ROWS, to_csv(rows(cells)))
         put_into(PAGE, "glyphs-large tables", f"{cells.markdown()}\n{radii_table(cells)}")
-        drawn = experiment(options.data_root, options.runs, DRAWN)
+        drawn = experiment(options.data_root, options.runs, [name for name in DRAWN if name in cells.columns])
         write_figure("glyphs_large_curves", *draw_curves_of_all(drawn))
         write_figure("glyphs_large_coverage", *draw_coverage(cells))
     except UserError as error:

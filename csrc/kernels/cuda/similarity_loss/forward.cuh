@@ -117,7 +117,7 @@ CCP_DEVICE void update_with_pairs(const ForwardJob& job, const Loss& loss, const
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int c = tile.streamed_index(n, i);
-      const int64_t column = tile.streamed_info->id[c], column_label = tile.streamed_info->label[c];
+      const int64_t column = tile.streamed_info->id[c];
 #pragma unroll
       for (int m = 0; m < Tile::kRowFragments; ++m)
 #pragma unroll
@@ -125,7 +125,7 @@ CCP_DEVICE void update_with_pairs(const ForwardJob& job, const Loss& loss, const
           const int r = tile.owner_index(m, half * 2);
           const int64_t row = tile.owner_info->id[r];
           if (row < 0 || column < 0 || (job.exclude_diagonal && row == column)) continue;
-          const bool same = tile.owner_info->label[r] == column_label;
+          const bool same = tile.owner_info->label[r] == tile.streamed_info->label[c];
           const float value = x[m][n].v[half * 2 + i];
           if constexpr (kCount) {
             loss.count_active(value, same, RowPositives(job.positives, row));
@@ -192,9 +192,11 @@ CCP_DEVICE void prepare_active(const ForwardJob& job, bool hinge, int64_t first_
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) job.active[i] = !hinge;
 }
 
-// Two blocks on a multiprocessor, each of which works while the other waits, where half of its registers suffice.
+// Two blocks on a multiprocessor, each of which works while the other waits, where half of its registers suffice:
+// they do not for a distance, which has a root.
 template <class Loss, class T>
-constexpr int kForwardBlocks = sizeof(T) == 2 && !Loss::kGrouped && !Loss::kHinge ? 2 : 1;
+constexpr int kForwardBlocks =
+    sizeof(T) == 2 && !Loss::kGrouped && !Loss::kHinge && Loss::kMetric != Metric::kDistance ? 2 : 1;
 
 template <class Loss, class T, bool kCount>
 __global__ void __launch_bounds__(kThreads, kForwardBlocks<Loss, T>)
