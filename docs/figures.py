@@ -160,9 +160,7 @@ def covering_radii(points: Tensor, seed: int) -> Tensor:
 
 def made_by(runs: list[Finished]) -> str:
     """The commits of the runs, as their folders say."""
-    environments = [one.run.read_json("environment.json") or {} for one in runs]
-    commits = sorted({str(e.get("git_commit") or "unknown")[:10] for e in environments})
-    return "Code of commit " + ", ".join(commits) + "."
+    return "Code of commit " + ", ".join(sorted({one.run.commit for one in runs})) + "."
 
 
 def write(name: str, runs: list[Finished], folder: Path = FOLDER) -> None:

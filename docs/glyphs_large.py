@@ -73,9 +73,7 @@ def rows(cells: Experiment) -> list[dict[str, Any]]:
     """Those of the comparison, with the commit of each run."""
     found = cells.rows()
     for row in found:
-        folder = cells.folder(Cell(row["loss"], row["column"], row["seed"]))
-        environment = RunFolder.open(folder).read_json("environment.json") or {}
-        row["code"] = str(environment.get("git_commit") or "unknown")[:7]
+        row["commit"] = RunFolder.open(cells.folder(Cell(row["loss"], row["column"], row["seed"]))).commit
     return found
 
 
@@ -111,7 +109,7 @@ def draw_curves_of_all(cells: Experiment) -> tuple[str, str]:
     with drawing("guide-glyphs_large_curves", width=11, height=2.9, panels=len(cells.losses)) as d:
         for ax, loss in zip(d.axes, cells.losses, strict=True):
             draw_curves(ax, cells, loss)
-            ax.set(title=PRESETS[loss].title.partition(" (")[0], ylim=(0, 1))
+            ax.set(title=PRESETS[loss].name, ylim=(0, 1))
         d.axes[0].legend(loc="lower left", fontsize=7)
     return str(d.markup), "MAP@R on the validation classes: mean and range over the seeds that are finished."
 
@@ -122,7 +120,7 @@ def draw_coverage(cells: Experiment) -> tuple[str, str]:
     said = []
     with drawing("guide-glyphs_large_coverage", width=11, height=2.9, panels=len(cells.losses)) as d:
         for ax, loss in zip(d.axes, cells.losses, strict=True):
-            title = PRESETS[loss].title.partition(" (")[0]
+            title = PRESETS[loss].name
             parts = []
             for name, color in (("plain", FAINT), ("ccp", ACCENT)):
                 cell = Cell(loss, name, cells.seeds[0])

@@ -190,7 +190,7 @@ def test_only_selects_by_family_case_or_setting() -> None:
 # --- memory -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not memory.available(), reason="needs Linux")
+@pytest.mark.skipif(not memory.available(), reason="peak memory is read from Linux's /proc")
 def test_peak_memory_counts_what_is_used_and_given_back() -> None:
     case = find(("losses", "multi_similarity", "sop"), "quick")
     by = {name: memory.peak_extra_bytes(case, name, "quick", 1) for name in ("ccp_fast", "eager")}

@@ -20,7 +20,7 @@ from ccp_fast.bench.gpu import command, machine, runner
 from ccp_fast.bench.results import GpuFindings, Row
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU is told")
 def test_without_a_gpu_it_is_one_sentence() -> None:
     result = CliRunner().invoke(app, ["gpu"])
     assert result.exit_code == 2

@@ -364,7 +364,7 @@ def test_a_call_with_cuda_tensors_says_why_there_is_no_kernel(tmp_path: Path) ->
     """Of the library that is tested everywhere else."""
     facts = ccp_fast.info()
     if facts["cuda_built"]:
-        pytest.skip("the installed library has CUDA kernels")
+        pytest.skip("asks the installed library why it has no CUDA kernels: it has them")
     body = "print(json.dumps({'error': error(ops.projection_grad_, *[[torch.ones(3)]] * 3, 0.5)}))"
     error = ask(Path(str(facts["library"])), tmp_path, body)["error"]
     missing = facts["missing"]["CUDA kernels"]

@@ -23,6 +23,7 @@ from ccp_fast.distributed.communication import Communicator
 from ccp_fast.training import datasets, load_model
 from ccp_fast.training.display import Display
 from ccp_fast.training.distributed import Spread, resume, train
+from ccp_fast.training.distributed.checkpoints import Checkpoints
 from ccp_fast.training.distributed.learner import DistributedLearner
 from ccp_fast.training.distributed.subproblems import of_all_classes
 from ccp_fast.training.distributed.together import agreed
@@ -230,6 +231,18 @@ def test_runs_of_one_and_of_several_processes_are_told_apart(tmp_path: Path) -> 
         resume_alone(tmp_path / "several", Display(quiet=True))
     with pytest.raises(UserError, match=r"expected another command .*: ccp-train --resume .*alone$"):
         alone.check_trained_by(processes=True)
+
+
+def test_the_best_step_that_an_older_checkpoint_names_stays_too(tmp_path: Path) -> None:
+    """Or the run could not go on from it, where the newest is damaged."""
+    checkpoints = Checkpoints(tmp_path, config("checkpoints.keep=2", "checkpoints.keep_every=12").checkpoints)
+    for step in range(4, 28, 4):
+        checkpoints.at(step).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-00000028.part").mkdir()  # being written
+    checkpoints.prune([8, 24])
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert left == {f"step-000000{step}" for step in ("08", "12", "20", "24", "28.part")}
+    assert checkpoints.latest() == checkpoints.at(24)
 
 
 def of_all_classes_of_two_ranks() -> None:

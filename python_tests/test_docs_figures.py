@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from ccp_fast.training import compare, trainer
 from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.metrics import read_rows
+from ccp_fast.training.objective import PRESETS
 
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = tuple(s for s in tiny_training.SETTINGS if s.partition("=")[0] not in ("threads", "steps"))
@@ -99,12 +101,27 @@ def test_table_of_methods_from_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert int(memory) > 50
 
 
+def test_tables_of_glyphs_large_are_those_of_the_rows() -> None:
+    page = load("glyphs_large")
+    with page.ROWS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = list(dict.fromkeys(row["column"] for row in rows))
+    text = page.PAGE.read_text(encoding="utf-8")
+    for key, digits in (("test_map_at_r", 3), ("cpu_seconds", 0)):
+        for loss in page.LOSSES:
+            cells = [
+                compare.spread([float(r[key]) for r in rows if (r["loss"], r["column"]) == (loss, c)], digits)
+                for c in columns
+            ]
+            assert f"| {PRESETS[loss].title} | {' | '.join(cells)} |\n" in text
+
+
 def test_page_of_glyphs_large_from_runs(tmp_path: Path) -> None:
     page = load("glyphs_large")
     base = tiny_training.config("steps=8", "threads=1", "ccp.warm_start=0.25", "ccp.project_every=3")
     cells = compare.Experiment(tmp_path, base, ["c2", "triplet"], ["plain", "ccp"], [0, 1])
     cells.run(train_here, 1, lambda _: None)
-    assert all(re.fullmatch("[0-9a-f]{7}|unknown", row["code"]) for row in page.rows(cells))
+    assert all(re.fullmatch("[0-9a-f]{10}|unknown", row["commit"]) for row in page.rows(cells))
     _, _, *lines = page.radii_table(cells).splitlines()
     assert [line.split(" | ")[:3] for line in lines[:2]] == [
         ["| C2 (Euclidean contrastive)", "2", "–"],

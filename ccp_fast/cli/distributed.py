@@ -23,9 +23,9 @@ from ccp_fast.training.display import Display
 from ccp_fast.training.distributed import Spread, resume, train
 from ccp_fast.training.distributed.learner import Wrapper
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.records import Summary
 from ccp_fast.training.report import write_run_report
 from ccp_fast.training.run_folder import RunFolder
-from ccp_fast.training.trainer import Summary
 
 LOST = 3
 

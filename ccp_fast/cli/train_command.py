@@ -14,12 +14,13 @@ from ccp_fast.cli.embed_command import embed
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.cli.evaluate_command import evaluate, shown
 from ccp_fast.cli.plan import plan
-from ccp_fast.training import compare, protocols, trainer
+from ccp_fast.training import compare, protocols
 from ccp_fast.training.config import Config, explained, load_config, with_settings
 from ccp_fast.training.datasets import DATASETS
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.methods import run_name
+from ccp_fast.training.records import Summary
 from ccp_fast.training.report import write_comparison_report, write_run_report
 from ccp_fast.training.run_folder import RunFolder, last_unfinished, numbered
 
@@ -158,7 +159,7 @@ def _take_no_options(context: typer.Context) -> None:
                 raise UserError(f"{option}: expected behind {context.invoked_subcommand!r}, or not with it")
 
 
-def _finish(path: Path, summary: trainer.Summary, display: Display) -> None:
+def _finish(path: Path, summary: Summary, display: Display) -> None:
     seconds, best_step = summary["seconds"], summary["best_step"]
     took = f"{seconds['training']:.0f} s of training, {1e3 * seconds['per_step']:.1f} ms a step"
     if summary["test"] is None:

@@ -31,6 +31,11 @@ class Preset(NamedTuple):
     options: dict[str, float | str | None]
     needs_proxies: bool = False  # also in plain training
 
+    @property
+    def name(self) -> str:
+        """The title without what explains it."""
+        return self.title.partition(" (")[0]
+
 
 # C1 and C2 are the two contrastive losses of arXiv 2209.09060; C2 has the margins given there for Cars196.
 PRESETS = {

@@ -28,8 +28,8 @@ from ccp_fast.training.display import Display
 from ccp_fast.training.export import load_model
 from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.measure import measure_model
+from ccp_fast.training.records import Summary
 from ccp_fast.training.run_folder import RunFolder
-from ccp_fast.training.trainer import Summary
 
 
 def train(config: Config, path: Path, display: Display) -> Summary:

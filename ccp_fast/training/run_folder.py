@@ -29,6 +29,7 @@ from ccp_fast.training.config import Config, known_keys, load_config, to_yaml, v
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.files import remove_unfinished, sync_folder, write_atomically
 from ccp_fast.training.lock import only_process
+from ccp_fast.training.retention import needed_steps
 
 log = logging.getLogger(__name__)
 
@@ -173,21 +174,15 @@ class RunFolder:
                 path.unlink()
 
     def _prune(self) -> None:
-        c = self.config.checkpoints
-        newest = self._checkpoints()[-c.keep :]
-        needed = {path.name for path in newest}
-        if c.keep_every is not None:
-            needed |= {path.name for path in self._checkpoints() if _step_of(path) % c.keep_every == 0}
-        for path in newest:
-            try:
-                best = checkpoint.best_step(path)
-            except checkpoint.DamagedCheckpoint:
-                return  # not known what it needs: delete nothing
-            if best is not None:
-                needed.add(self._checkpoint(best).name)
-        for path in self._checkpoints():
-            if path.name not in needed:
-                path.unlink()
+        checkpoints = {_step_of(path): path for path in self._checkpoints()}
+        try:
+            bests = [
+                checkpoint.best_step(path) for path in self._checkpoints()[-self.config.checkpoints.keep :]
+            ]
+        except checkpoint.DamagedCheckpoint:
+            return  # not known what it needs: delete nothing
+        for step in checkpoints.keys() - needed_steps(list(checkpoints), bests, self.config.checkpoints):
+            checkpoints[step].unlink()
 
     def _checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step-{step:08d}.safetensors"
@@ -209,6 +204,11 @@ class RunFolder:
             raise UserError(f"{self.path / name} cannot be read: {error}") from None
         assert isinstance(content, dict)
         return content
+
+    @property
+    def commit(self) -> str:
+        """Of the code that began it, shortened; "unknown" outside of a git repository."""
+        return str((self.read_json("environment.json") or {}).get("git_commit") or "unknown")[:10]
 
     @property
     def summary(self) -> dict[str, Any] | None:

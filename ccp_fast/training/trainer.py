@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,10 @@ from ccp_fast.training.export import NAME, export
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted, StopRequest
 from ccp_fast.training.learner import Learner
-from ccp_fast.training.loggers import Loggers, check_loggers
+from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import final_metrics, measure, recall_at
-from ccp_fast.training.metrics import MetricLog
+from ccp_fast.training.records import MONITORED, Records, Summary, becomes_best, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
-
-Summary = dict[str, Any]
-
-MONITORED = ("map_at_r", "r_precision", "precision_at_1")
 
 
 def train(config: Config, path: Path, display: Display) -> Summary:
@@ -86,8 +81,6 @@ class Trainer:
         self.best_step: int | None = None
         self.best_metric = -math.inf
         self.loss_sum, self.loss_count = 0.0, 0  # since the last evaluation
-        self.metrics = MetricLog(run.path, "metrics")
-        self.subproblems = MetricLog(run.path, "subproblems")
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint: what was logged or saved after it is dropped."""
@@ -98,9 +91,7 @@ class Trainer:
 
     def run_to_the_end(self) -> Summary:
         """Train the steps that are left, evaluate, report."""
-        self.metrics.truncate(self.learner.step)
-        self.subproblems.truncate(self.learner.step)
-        loggers = Loggers(self.run.path, self.config, self.learner.step + 1)
+        records = Records(self.run, self.learner.step)
         try:
             with StopRequest() as stop, self.display.training(self.config, self.learner.step) as progress:
                 while self.learner.step < self.config.steps:
@@ -111,10 +102,9 @@ class Trainer:
                     self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
                     progress.step(self.learner.step, loss)
                     if self._evaluation_is_due():
-                        self._log_subproblems(loggers)
+                        records.subproblems(self.learner.method.subproblems)
                         row = self._evaluate()
-                        self.metrics.append(row)
-                        loggers.write(row, "evaluation")
+                        records.evaluation(row)
                         self._save()
                         progress.row(row, is_best=self.best_step == self.learner.step)
             return self._finish()
@@ -123,7 +113,7 @@ class Trainer:
             at = "it has no checkpoint yet" if last is None else f"it is saved up to step {last}"
             raise UserError(f"{error}; {at}, go on with: ccp-train --resume {self.run.path}") from None
         finally:
-            loggers.close()
+            records.close()
 
     def _evaluation_is_due(self) -> bool:
         return self.learner.step % self.config.evaluation.every == 0 or self.learner.step == self.config.steps
@@ -134,28 +124,21 @@ class Trainer:
             val = self._retrieval(self.splits.val, MONITORED)
             seen = self._retrieval(self.seen_train, ("map_at_r",))
         method = self.learner.method
-        row = {
-            "step": self.learner.step,
-            "subproblem": method.subproblem,
-            "lr": self.learner.optimizer.param_groups[0]["lr"],
-            "loss": self.loss_sum / self.loss_count,
-            "train_map_at_r": seen["map_at_r"],
-            **{f"val_{name}": val[name] for name in MONITORED},
-            "proxy_spread": method.proxy_spread,
-            "seconds": round(self.learner.clock.total, 3),
-        }
-        picks_none = self.config.protocol.name == "conventional"
-        if picks_none or row["val_map_at_r"] > self.best_metric:
+        row = evaluation_row(
+            step=self.learner.step,
+            subproblem=method.subproblem,
+            lr=self.learner.optimizer.param_groups[0]["lr"],
+            loss=self.loss_sum / self.loss_count,
+            seen=seen,
+            val=val,
+            proxy_spread=method.proxy_spread,
+            clock=self.learner.clock,
+        )
+        if becomes_best(self.config, row, self.best_metric):
             self.best_step, self.best_metric = self.learner.step, row["val_map_at_r"]
         method.after_evaluation(row["val_map_at_r"])
         self.loss_sum, self.loss_count = 0.0, 0
         return row
-
-    def _log_subproblems(self, loggers: Loggers) -> None:
-        for record in self.learner.method.subproblems[len(self.subproblems.rows) :]:
-            row = {"step": record.step, **asdict(record)}
-            self.subproblems.append(row)
-            loggers.write(row, "subproblem")
 
     def _save(self) -> None:
         state = {
@@ -170,26 +153,14 @@ class Trainer:
         """Numbers on the test classes, at the step that was best on the validation classes."""
         assert self.best_step is not None  # the last step is always evaluated
         self.learner.load_weights(self.run.at(self.best_step).state["learner"])
-        clock, steps = self.learner.clock, self.learner.step
-        training = clock.total - clock.seconds["evaluation"]
-        summary: Summary = {
-            "loss": self.config.loss.name,
-            "method": self.config.method,
-            "seed": self.config.seed,
-            "steps": steps,
-            "best_step": self.best_step,
-            "val": {"map_at_r": self.best_metric},
-            "test": self._test(),
-            "parameters": sum(p.numel() for p in self.learner.model.parameters()),
-            "peak_memory_bytes": environment.peak_memory_bytes(),
-            "seconds": {
-                "training": training,
-                "per_step": training / steps,
-                "evaluation": clock.seconds["evaluation"],
-                "cpu": clock.cpu_seconds,
-                "shares": clock.shares(),
-            },
-        }
+        summary = final_numbers(
+            self.config,
+            self.learner.clock,
+            best_step=self.best_step,
+            best_metric=self.best_metric,
+            test=self._test(),
+            parameters=sum(p.numel() for p in self.learner.model.parameters()),
+        )
         export(self.run.path / NAME, self.learner.network.state_dict(), self.config, self.best_step)
         self.run.write_json("summary.json", summary)
         return summary

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from ccp_fast.training.config import CheckpointsConfig
+from ccp_fast.training.retention import needed_steps
 
 
 class Checkpoints:
@@ -23,17 +25,11 @@ class Checkpoints:
         every = self._every()
         return every[-1] if every else None
 
-    def prune(self, best_step: int | None) -> None:
-        """Delete what nothing needs any more; on one rank."""
-        c = self._config
-        needed = {path.name for path in self._every()[-c.keep :]}
-        if best_step is not None:
-            needed.add(self.at(best_step).name)
-        if c.keep_every is not None:
-            needed |= {path.name for path in self._every() if _step_of(path) % c.keep_every == 0}
-        for path in self._every():
-            if path.name not in needed:
-                shutil.rmtree(path)
+    def prune(self, bests: Iterable[int]) -> None:
+        """Delete what nothing needs any more, on one rank; bests: the best step that each of the newest names."""
+        folders = {_step_of(path): path for path in self._every()}
+        for step in folders.keys() - needed_steps(list(folders), bests, self._config):
+            shutil.rmtree(folders[step])
 
     def _every(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("step-*") if path.name[5:].isdecimal())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,11 +21,11 @@ from ccp_fast.training.distributed.together import agreed
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.export import NAME, export
 from ccp_fast.training.folds import splits_of
-from ccp_fast.training.loggers import Loggers, check_loggers
+from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import final_metrics
-from ccp_fast.training.metrics import MetricLog
+from ccp_fast.training.records import MONITORED, Records, Summary, becomes_best, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
-from ccp_fast.training.trainer import MONITORED, Summary, set_up_torch
+from ccp_fast.training.trainer import set_up_torch
 
 
 class Spread(NamedTuple):
@@ -124,6 +123,7 @@ class _Progress(NamedTuple):
     step: int = 0
     best_step: int | None = None
     best_metric: float = -1.0
+    bests: tuple[int, ...] = ()  # the best step as of each of the newest checkpoints, this one the last
 
 
 class DistributedTrainer:
@@ -142,7 +142,7 @@ class DistributedTrainer:
         if latest is not None:
             numbers = learner.load(latest)
             learner.clock.load_state_dict(numbers.pop("clock"))
-            self.progress = _Progress(**numbers)
+            self.progress = _Progress(**numbers | {"bests": tuple(numbers["bests"])})
 
     def run_to_the_end(self) -> Summary:
         """Train the steps that are left, evaluate, write the final numbers."""
@@ -176,18 +176,17 @@ class DistributedTrainer:
             learner.agree_on_buffers()
             val = learner.evaluate(self.splits.val, MONITORED)
             seen = learner.evaluate(self.seen_train, ("map_at_r",))
-        row = {
-            "step": self.progress.step,
-            "subproblem": None if learner.ccp is None else learner.ccp.subproblem,
-            "lr": learner.lr,
-            "loss": loss,
-            "train_map_at_r": seen["map_at_r"],
-            **{f"val_{name}": val[name] for name in MONITORED},
-            "proxy_spread": learner.proxy_spread,
-            "seconds": round(learner.clock.total, 3),
-        }
-        picks_none = self.config.protocol.name == "conventional"
-        if picks_none or val["map_at_r"] > self.progress.best_metric:
+        row = evaluation_row(
+            step=self.progress.step,
+            subproblem=None if learner.ccp is None else learner.ccp.subproblem,
+            lr=learner.lr,
+            loss=loss,
+            seen=seen,
+            val=val,
+            proxy_spread=learner.proxy_spread,
+            clock=learner.clock,
+        )
+        if becomes_best(self.config, row, self.progress.best_metric):
             self.progress = self.progress._replace(best_step=self.progress.step, best_metric=val["map_at_r"])
         if learner.ccp is not None:
             learner.ccp.update(val["map_at_r"])
@@ -195,14 +194,16 @@ class DistributedTrainer:
 
     def _save(self) -> None:
         """A checkpoint, and of the best step so far the network as `load_model` reads it."""
-        step, best = self.progress.step, self.progress.best_step
+        step, best = self.progress.step, cast(int, self.progress.best_step)  # evaluated just now
+        bests = (*self.progress.bests, best)[-self.config.checkpoints.keep :]
+        self.progress = self.progress._replace(bests=bests)
         clock = [self.learner.clock.state_dict()]
         dist.broadcast_object_list(clock, src=0)  # all ranks write the same numbers
         self.learner.save(self.checkpoints.at(step), {**self.progress._asdict(), "clock": clock[0]})
         if best == step:
             self._export()
         if self.learner.rank == 0:
-            self.checkpoints.prune(best)
+            self.checkpoints.prune(bests)
 
     def _export(self) -> None:
         weights = self.learner.weights()
@@ -214,50 +215,29 @@ class DistributedTrainer:
         best = cast(int, self.progress.best_step)  # the last step is always evaluated
         self.learner.load(self.checkpoints.at(best))
         self._export()  # also where the run was stopped between a checkpoint and its network
-        clock, steps = self.learner.clock, self.progress.step
-        training = clock.total - clock.seconds["evaluation"]
-        summary: Summary = {
-            "loss": self.config.loss.name,
-            "method": self.config.method,
-            "seed": self.config.seed,
-            "steps": steps,
-            "best_step": best,
-            **_described(self.spread),
-            "val": {"map_at_r": self.progress.best_metric},
-            "test": self.learner.evaluate(self.splits.test, final_metrics(self.config)),
-            "parameters": self.learner.parameters,
-            "peak_memory_bytes": environment.peak_memory_bytes(),
-            "seconds": {
-                "training": training,
-                "per_step": training / steps,
-                "evaluation": clock.seconds["evaluation"],
-                "cpu": clock.cpu_seconds,
-                "shares": clock.shares(),
-            },
-        }
+        summary = final_numbers(
+            self.config,
+            self.learner.clock,
+            best_step=best,
+            best_metric=self.progress.best_metric,
+            test=self.learner.evaluate(self.splits.test, final_metrics(self.config)),
+            parameters=self.learner.parameters,
+        ) | _described(self.spread)
         if self.learner.rank == 0:
             self.run.write_json("summary.json", summary)
         return summary
 
 
 class _Logs:
-    """Where rank 0 writes rows: the run's folder, its loggers and the screen. The stack closes them."""
+    """What rank 0 writes rows to: the run's folder, its loggers and the screen. The stack closes them."""
 
     def __init__(self, stack: ExitStack, run: RunFolder, display: Display, step: int) -> None:
-        self._metrics, self._subproblems = (MetricLog(run.path, name) for name in ("metrics", "subproblems"))
-        for log in (self._metrics, self._subproblems):
-            log.truncate(step)
-        self._loggers = Loggers(run.path, run.config, step + 1)
-        stack.callback(self._loggers.close)
+        self._records = Records(run, step)
+        stack.callback(self._records.close)
         self.shown: TrainingDisplay = stack.enter_context(display.training(run.config, step))
 
     def write(self, row: dict[str, Any], learner: DistributedLearner, *, is_best: bool) -> None:
         """An evaluation, and the sub-problems of CCP that began before it."""
-        records = [] if learner.ccp is None else learner.ccp.history
-        for record in records[len(self._subproblems.rows) :]:
-            subproblem = {"step": record.step, **asdict(record)}
-            self._subproblems.append(subproblem)
-            self._loggers.write(subproblem, "subproblem")
-        self._metrics.append(row)
-        self._loggers.write(row, "evaluation")
+        self._records.subproblems([] if learner.ccp is None else learner.ccp.history)
+        self._records.evaluation(row)
         self.shown.row(row, is_best=is_best)

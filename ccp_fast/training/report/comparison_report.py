@@ -98,7 +98,7 @@ def _dots(experiment: Experiment) -> Markup:
                 range(len(titles)), titles, rotation=35, ha="right", rotation_mode="anchor", fontsize=8
             )
             ax.set_xlim(-0.6, len(titles) - 0.4)
-            ax.set_title(PRESETS[loss].title.partition(" (")[0])
+            ax.set_title(PRESETS[loss].name)
             ax.grid(visible=False, axis="x")
     return d.markup
 

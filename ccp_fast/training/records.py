@@ -1,0 +1,115 @@
+"""What a run writes of itself: a row for each evaluation and sub-problem, and the final numbers.
+
+The same for one process and for several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ccp_fast.ccp import SubProblem
+from ccp_fast.training import environment
+from ccp_fast.training.clock import PhaseClock
+from ccp_fast.training.config import Config
+from ccp_fast.training.loggers import Loggers
+from ccp_fast.training.metrics import MetricLog, Row
+from ccp_fast.training.run_folder import RunFolder
+
+Summary = dict[str, Any]
+
+MONITORED = ("map_at_r", "r_precision", "precision_at_1")  # of the validation classes
+
+
+def evaluation_row(
+    *,
+    step: int,
+    subproblem: int | None,
+    lr: float,
+    loss: float,
+    seen: Mapping[str, float],
+    val: Mapping[str, float],
+    proxy_spread: float | None,
+    clock: PhaseClock,
+) -> dict[str, Any]:
+    """Retrieval among validation classes and as many `seen` ones; loss: the mean since the evaluation before."""
+    return {
+        "step": step,
+        "subproblem": subproblem,
+        "lr": lr,
+        "loss": loss,
+        "train_map_at_r": seen["map_at_r"],
+        **{f"val_{name}": val[name] for name in MONITORED},
+        "proxy_spread": proxy_spread,
+        "seconds": round(clock.total, 3),
+    }
+
+
+def becomes_best(config: Config, row: Row, best_metric: float) -> bool:
+    """Whether the step of an evaluation is what would be reported: where none is picked, the last one is."""
+    return config.protocol.name == "conventional" or row["val_map_at_r"] > best_metric
+
+
+def final_numbers(
+    config: Config,
+    clock: PhaseClock,
+    *,
+    best_step: int,
+    best_metric: float,
+    test: Mapping[str, float] | None,
+    parameters: int,
+) -> Summary:
+    """The content of summary.json, after all steps."""
+    training = clock.total - clock.seconds["evaluation"]
+    return {
+        "loss": config.loss.name,
+        "method": config.method,
+        "seed": config.seed,
+        "steps": config.steps,
+        "best_step": best_step,
+        "val": {"map_at_r": best_metric},
+        "test": test,
+        "parameters": parameters,
+        "peak_memory_bytes": environment.peak_memory_bytes(),
+        "seconds": {
+            "training": training,
+            "per_step": training / config.steps,
+            "evaluation": clock.seconds["evaluation"],
+            "cpu": clock.cpu_seconds,
+            "shares": clock.shares(),
+        },
+    }
+
+
+class Records:
+    """Rows go into the run's folder, as JSON lines and CSV, and to its loggers.
+
+    Args:
+        run: whose folder and loggers.
+        step: where it begins or goes on; what was written of later steps is dropped.
+    """
+
+    def __init__(self, run: RunFolder, step: int) -> None:
+        self._evaluations, self._subproblems = (
+            MetricLog(run.path, name) for name in ("metrics", "subproblems")
+        )
+        for log in (self._evaluations, self._subproblems):
+            log.truncate(step)
+        self._loggers = Loggers(run.path, run.config, step + 1)
+
+    def evaluation(self, row: Row) -> None:
+        """Write a row."""
+        self._evaluations.append(row)
+        self._loggers.write(row, "evaluation")
+
+    def subproblems(self, history: Sequence[SubProblem]) -> None:
+        """Write those of all so far that are not written yet."""
+        for record in history[len(self._subproblems.rows) :]:
+            row = {"step": record.step, **asdict(record)}
+            self._subproblems.append(row)
+            self._loggers.write(row, "subproblem")
+
+    def close(self) -> None:
+        """Close the loggers."""
+        self._loggers.close()
