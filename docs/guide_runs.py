@@ -61,9 +61,18 @@ RUNS = {
     "proxy_nca-100": Run("ProxyNCA++, proxies at 100x", "proxy_nca", settings=FASTER),
     "proxy_anchor": Run("Proxy-Anchor", "proxy_anchor"),
     "proxy_anchor-100": Run("Proxy-Anchor, proxies at 100x", "proxy_anchor", settings=FASTER),
+    "proxy_nca-original": Run(
+        "Proxy-NCA, the original",
+        "proxy_nca",
+        settings=("loss.options.variant=original", "loss.options.temperature=1"),
+    ),
     "soft_triple": Run("SoftTriple", "soft_triple"),
     "soft_triple-100": Run("SoftTriple, proxies at 100x", "soft_triple", settings=FASTER),
     "arcface": Run("ArcFace", "margin_softmax"),
+    "subcenter": Run("ArcFace, 3 sub-centres", "margin_softmax", settings=("loss.proxies_per_class=3",)),
+    "cosface": Run(
+        "CosFace", "margin_softmax", settings=("loss.options.kind=cosface", "loss.options.margin=0.35")
+    ),
     "normface": Run(
         "NormFace, scale 16", "margin_softmax", settings=("loss.options.kind=none", "loss.options.scale=16")
     ),
