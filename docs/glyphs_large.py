@@ -3,9 +3,9 @@
     python docs/glyphs_large.py --data-root DIR --jobs 2   trains what is missing; DIR of `ccp-data build glyphs-large`
     python docs/glyphs_large.py --data-root DIR --finished no training: what the folder of runs has
 
-A comparison as `ccp-train --compare` makes it, one thread a run. A row per run goes to
-benchmarks/results/glyphs_large_cells.csv, the tables into docs/results.md, between their marks, and two figures to
-docs/figures/: curves, and what proxies and embeddings cover.
+A comparison as `ccp-train --compare` makes it, one thread a run, then `tuned_rivals.py`. A row per run goes to
+benchmarks/results/glyphs_large_cells.csv and glyphs_large_tuned.csv, the tables into docs/results.md, between their
+marks, and two figures to docs/figures/: curves, and what proxies and embeddings cover.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 import torch
 from figures import write_figure
 from marked import put_into
+from tuned_rivals import TunedRivals
 
 import ccp_fast.functional as F
 from ccp_fast.data import ImageSource
 from ccp_fast.training import load_model
+from ccp_fast.training.compare import COLUMNS as KNOWN
 from ccp_fast.training.compare import Cell, Experiment, run_in_a_process
 from ccp_fast.training.config import load_config
 from ccp_fast.training.datasets import load_splits
@@ -32,16 +34,24 @@ from ccp_fast.training.errors import UserError
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import read_rows, to_csv
 from ccp_fast.training.objective import PRESETS
+from ccp_fast.training.paired import paired
 from ccp_fast.training.report.comparison_report import draw_curves
 from ccp_fast.training.report.svg import ACCENT, FAINT, drawing
-from ccp_fast.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "results" / "glyphs_large_cells.csv"
+TUNED_ROWS = ROWS.with_name("glyphs_large_tuned.csv")
 PAGE = ROOT / "docs" / "results.md"
 
 LOSSES = ("c1", "c2", "multi_similarity", "triplet")
-COLUMNS = ("plain", "proxies", "reinit", "ccp", "plain-32x4", "ccp-32x4", "plain-time")
+COLUMNS = ("plain", "proxies", "reinit", "ccp", "xbm", "plain-32x4", "ccp-32x4", "plain-time")
+RIVALS = {  # of CCP, each against the CCP of its batch size
+    "plain-time": "ccp",
+    "proxies": "ccp",
+    "reinit": "ccp",
+    "xbm": "ccp",
+    "plain-32x4": "ccp-32x4",
+}
 DRAWN = ("plain", "proxies", "reinit", "ccp")  # curves of one batch size and budget
 SEEDS = (0, 1, 2)
 SETTINGS = (
@@ -69,12 +79,15 @@ def finished_columns(cells: Experiment) -> list[str]:
     return [name for name in cells.columns if name in found]
 
 
-def rows(cells: Experiment) -> list[dict[str, Any]]:
-    """Those of the comparison, with the commit of each run."""
-    found = cells.rows()
-    for row in found:
-        row["commit"] = RunFolder.open(cells.folder(Cell(row["loss"], row["column"], row["seed"]))).commit
-    return found
+def rivals_table(cells: Experiment) -> str:
+    """What CCP has over each rival, paired by seed."""
+    found = {rival: ccp for rival, ccp in RIVALS.items() if {rival, ccp} <= set(cells.columns)}
+    head = ["MAP@R, full CCP less", *(KNOWN[rival].title for rival in found)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for loss, by_column in cells.table().items():
+        gains = (paired(by_column[rival], by_column[ccp]) for rival, ccp in found.items())
+        lines.append(f"| {PRESETS[loss].title} | {' | '.join(str(gain or '–') for gain in gains)} |")
+    return "\n".join(lines) + "\n"
 
 
 class Coverage(NamedTuple):
@@ -172,9 +185,17 @@ def main(arguments: list[str] | None = None) -> int:
         cells = experiment(options.data_root, options.runs)
         if not options.finished:
             cells.run(run_in_a_process, options.jobs, print)
+            TunedRivals(cells).run(run_in_a_process, options.jobs, print)
         cells = experiment(options.data_root, options.runs, finished_columns(cells))
-        write_atomically(ROWS, to_csv(rows(cells)))
-        put_into(PAGE, "glyphs-large tables", f"{cells.markdown()}\n{radii_table(cells)}")
+        write_atomically(ROWS, to_csv(cells.rows()))
+        put_into(
+            PAGE,
+            "glyphs-large tables",
+            f"{cells.markdown()}\n{rivals_table(cells)}\n{radii_table(cells)}",
+        )
+        tuned = TunedRivals(cells)
+        write_atomically(TUNED_ROWS, to_csv(tuned.rows()))
+        put_into(PAGE, "tuned tables", tuned.markdown())
         drawn = experiment(options.data_root, options.runs, [name for name in DRAWN if name in cells.columns])
         write_figure("glyphs_large_curves", *draw_curves_of_all(drawn))
         write_figure("glyphs_large_coverage", *draw_coverage(cells))

@@ -116,12 +116,78 @@ def test_tables_of_glyphs_large_are_those_of_the_rows() -> None:
             assert f"| {PRESETS[loss].title} | {' | '.join(cells)} |\n" in text
 
 
+def test_tables_of_tuned_rivals_are_those_of_the_rows() -> None:
+    page, tuned = load("glyphs_large"), load("tuned_rivals")
+    with page.TUNED_ROWS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    text = page.PAGE.read_text(encoding="utf-8")
+    for loss in page.LOSSES:
+        of_loss = [r for r in rows if r["loss"] == loss]
+        trials = {
+            float(r["lr"]): float(r["val_map_at_r"])
+            for r in of_loss
+            if (r["column"], r["seed"]) == ("plain", "0")
+        }
+        assert list(trials) == list(tuned.RATES)
+        assert f"| {PRESETS[loss].title} | {' | '.join(f'{v:.3f}' for v in trials.values())} |\n" in text
+        best = max(trials, key=trials.__getitem__)
+        cells = [
+            compare.spread(
+                [
+                    float(r["test_map_at_r"])
+                    for r in of_loss
+                    if (float(r["lr"]), r["column"]) == (best, column)
+                ]
+            )
+            for column in tuned.COLUMNS
+        ]
+        assert f"| {PRESETS[loss].title} | {best:g} | {' | '.join(cells)} |" in text
+
+
+def test_tuned_rivals_run_at_the_rate_that_validation_picks(tmp_path: Path) -> None:
+    base = tiny_training.config("steps=8", "threads=1", "ccp.warm_start=0.25", "ccp.project_every=3")
+    cells = compare.Experiment(tmp_path, base, ["c2"], ["plain"], [0, 1])
+    tuned = load("tuned_rivals").TunedRivals(cells, (1e-3, 1e-5))
+    assert tuned.best("c2") is None
+    assert "| C2 (Euclidean contrastive) | – | – |" in tuned.markdown()
+    tuned.run(train_here, 1, lambda _: None)
+    trials = tuned.trials("c2")
+    best = max(trials, key=trials.__getitem__)
+    rows = tuned.rows()
+    assert sorted((r["column"], r["seed"]) for r in rows if r["lr"] == best) == [
+        ("ccp", 0), ("ccp", 1), ("plain", 0), ("plain", 1),
+    ]  # fmt: skip
+    assert [(r["column"], r["seed"]) for r in rows if r["lr"] != best] == [("plain", 0)]
+    assert best == next(r["lr"] for r in rows if r["val_map_at_r"] == max(trials.values()))
+    config = tuned.best("c2").config(compare.Cell("c2", "ccp", 1))
+    assert (config.optimizer.lr, config.optimizer.schedule, config.method) == (best, "cosine", "ccp")
+    gain = tuned.best("c2").differences()["c2"]["ccp"]
+    assert f" | {best:g} | " in tuned.markdown()
+    assert tuned.markdown().endswith(f"| {gain} |\n")
+
+
+def test_ccp_is_set_against_each_rival_of_its_batch_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = load("glyphs_large")
+    cells = compare.Experiment(
+        tmp_path, Config(), ["c2"], ["plain", "ccp", "xbm", "plain-32x4", "ccp-32x4"], [0]
+    )
+    values = {"plain": 0.5, "ccp": 0.7, "xbm": 0.6, "plain-32x4": 0.8, "ccp-32x4": 0.75}
+    by_seed = {name: {0: value, 1: value + 0.01} for name, value in values.items()}
+    by_seed["xbm"].pop(1)
+    monkeypatch.setattr(cells, "table", lambda: {"c2": by_seed})
+    head, _, line = page.rivals_table(cells).splitlines()
+    assert head == "| MAP@R, full CCP less | cross-batch memory | plain, 32×4, cosine |"
+    assert re.fullmatch(r"\| C2 .* \| – \| -0\.050 \[.*\], p .* \|", line)
+
+
 def test_page_of_glyphs_large_from_runs(tmp_path: Path) -> None:
     page = load("glyphs_large")
     base = tiny_training.config("steps=8", "threads=1", "ccp.warm_start=0.25", "ccp.project_every=3")
     cells = compare.Experiment(tmp_path, base, ["c2", "triplet"], ["plain", "ccp"], [0, 1])
     cells.run(train_here, 1, lambda _: None)
-    assert all(re.fullmatch("[0-9a-f]{10}|unknown", row["commit"]) for row in page.rows(cells))
+    assert all(re.fullmatch("[0-9a-f]{10}|unknown", row["commit"]) for row in cells.rows())
     _, _, *lines = page.radii_table(cells).splitlines()
     assert [line.split(" | ")[:3] for line in lines[:2]] == [
         ["| C2 (Euclidean contrastive)", "2", "–"],

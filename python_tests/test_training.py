@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tiny_training
 import torch
+from matplotlib.axes import Axes
 from training_runs import QUIET, assert_same_results, check_page, tiny_data, without_times  # noqa: F401
 
 pytest.importorskip("safetensors")
@@ -360,6 +361,17 @@ def test_a_comparison_keeps_finished_cells_and_resumes_others(tmp_path: Path) ->
     other = compare.Experiment(tmp_path / "all", tiny_training.config("steps=9"), ["c1"], ["plain"], [0])
     with pytest.raises(UserError, match="was made with other settings"):
         other.run(run_here, 1, lambda _: None)
+
+
+def test_every_column_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = list(compare.COLUMNS)
+    experiment = compare.Experiment(tmp_path, Config(), ["c2"], columns, [0])
+    monkeypatch.setattr(experiment, "table", lambda _="": {"c2": {name: {0: 0.5} for name in columns}})
+    drawn: list[float] = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda ax, x, *a, **k: drawn.append(x[0]) or plot(ax, x, *a, **k))
+    write_comparison_report(experiment)
+    assert set(range(len(columns))) <= set(drawn)
 
 
 def test_differences_are_paired_by_seed() -> None:

@@ -183,6 +183,7 @@ class Experiment:
                         },
                         "training_seconds": round(summary["seconds"]["training"], 3),
                         "cpu_seconds": round(summary["seconds"]["cpu"], 3),
+                        "commit": RunFolder.open(self.folder(cell)).commit,
                     }
                 )
         return rows

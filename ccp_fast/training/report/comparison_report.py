@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from itertools import cycle, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ def _dots(experiment: Experiment) -> Markup:
     table = experiment.table()
     with drawing("dots", width=max(9.0, 3.0 * len(table)), height=3.4, panels=len(table)) as d:
         for ax, (loss, by_column) in zip(d.axes, table.items(), strict=True):
-            for x, (over_seeds, colour) in enumerate(zip(by_column.values(), _COLOURS, strict=False)):
+            for x, (over_seeds, colour) in enumerate(zip(by_column.values(), cycle(_COLOURS))):
                 if values := list(over_seeds.values()):
                     ax.plot(
                         [x] * len(values),
@@ -113,13 +114,15 @@ def _curves(experiment: Experiment, loss: str) -> Markup:
 
 def draw_curves(ax: Axes, experiment: Experiment, loss: str) -> None:
     """A line per column, in a band from the lowest seed to the highest."""
-    for name, colour in zip(experiment.columns, _COLOURS, strict=False):
+    styles = product(("-", "--"), _COLOURS)
+    for name, (line, colour) in zip(experiment.columns, styles, strict=False):
         cells = [experiment.folder(Cell(loss, name, seed)) for seed in experiment.seeds]
         folders = [f for cell in cells if cell.exists() for f in RunFolder.open(cell).networks()]
         runs = [rows for folder in folders if (rows := read_rows(folder / "metrics.jsonl"))]
         if runs:
             steps, values = _aligned(runs)
-            ax.plot(steps, [statistics.fmean(v) for v in values], color=colour, label=COLUMNS[name].title)
+            means = [statistics.fmean(v) for v in values]
+            ax.plot(steps, means, line, color=colour, label=COLUMNS[name].title)
             ax.fill_between(
                 steps,
                 [min(v) for v in values],
