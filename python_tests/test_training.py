@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_training
@@ -21,7 +24,7 @@ from ccp_fast.training import compare, datasets, trainer
 from ccp_fast.training.augment import Augment, to_float
 from ccp_fast.training.config import AugmentConfig, Config, load_config, to_yaml
 from ccp_fast.training.data import TrainingData
-from ccp_fast.training.errors import UserError
+from ccp_fast.training.errors import Diverged, UserError
 from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.metrics import read_rows
@@ -361,6 +364,44 @@ def test_a_comparison_keeps_finished_cells_and_resumes_others(tmp_path: Path) ->
     other = compare.Experiment(tmp_path / "all", tiny_training.config("steps=9"), ["c1"], ["plain"], [0])
     with pytest.raises(UserError, match="was made with other settings"):
         other.run(run_here, 1, lambda _: None)
+
+
+def test_a_cell_that_diverges_stops_no_other(tmp_path: Path) -> None:
+    columns = ["plain", "ccp", "plain-time"]
+    experiment = compare.Experiment(tmp_path, tiny_training.config("steps=8"), ["c1", "c2"], columns, [0])
+    said: list[str] = []
+
+    def one_diverges(config: Config, path: Path) -> None:
+        if (config.loss.name, config.method) == ("c1", "ccp"):
+            raise Diverged("c1_ccp_seed0: step 3: the loss is nan")
+        run_here(config, path)
+
+    experiment.run(one_diverges, 1, said.append)
+    assert "c1_ccp_seed0: step 3: the loss is nan" in said
+    assert [(row["loss"], row["column"]) for row in experiment.rows()] == [
+        ("c1", "plain"), ("c2", "plain"), ("c2", "ccp"), ("c2", "plain-time"),
+    ]  # fmt: skip
+    assert re.search(r"\| C1 .* \| \d\.\d+ \(1 seed\) \| – \| – \|", experiment.markdown())
+    check_page(write_comparison_report(experiment).read_text())
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_training.config("optimizer.lr=1e30", "steps=12", "evaluation.every=1", "method=plain")
+    with pytest.raises(
+        Diverged, match=r"(step \d+: the loss is|embeddings that are not finite).*optimizer\.lr"
+    ):
+        trainer.train(config, tmp_path / "run", QUIET)
+    step = Learner.train_step
+    monkeypatch.setattr(Learner, "train_step", lambda self: step(self) if self.step < 5 else math.nan)
+    with pytest.raises(Diverged, match="step 5: the loss is nan"):
+        trainer.train(tiny_training.config("steps=8", "evaluation.every=2"), tmp_path / "late", QUIET)
+    assert RunFolder.open(tmp_path / "late").last_saved() == 4
+    ended = SimpleNamespace(returncode=compare.DIVERGED, stderr="step 5: the loss is nan")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(Diverged, match="late: step 5: the loss is nan"):
+        compare.run_in_a_process(config, tmp_path / "late")
 
 
 def test_every_column_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

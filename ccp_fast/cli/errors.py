@@ -11,8 +11,8 @@ import typer
 from rich.logging import RichHandler
 
 from ccp_fast.data import DataFileError
-from ccp_fast.training.compare import STOPPED
-from ccp_fast.training.errors import UserError
+from ccp_fast.training.compare import DIVERGED, STOPPED
+from ccp_fast.training.errors import Diverged, UserError
 from ccp_fast.training.interrupt import Interrupted
 
 WRONG_INPUT = 2
@@ -28,7 +28,7 @@ def one_sentence() -> Iterator[None]:
         yield
     except (UserError, DataFileError) as error:
         print(error, file=sys.stderr)
-        raise typer.Exit(WRONG_INPUT) from None
+        raise typer.Exit(DIVERGED if isinstance(error, Diverged) else WRONG_INPUT) from None
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         raise typer.Exit(STOPPED) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ccp_fast.training.config import LOSS_ALIASES, Config, nearest, to_yaml, with_settings
-from ccp_fast.training.errors import UserError
+from ccp_fast.training.errors import Diverged, UserError
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import to_csv
 from ccp_fast.training.objective import PRESETS
@@ -26,6 +26,7 @@ from ccp_fast.training.run_folder import RunFolder
 LARGE_BATCH = {"batch__classes": 32, "batch__samples": 4, "optimizer__schedule": "cosine"}
 
 STOPPED = 130  # exit code of a run that Ctrl-C stopped
+DIVERGED = 3  # and of one whose loss is no number any more
 
 
 class Column(NamedTuple):
@@ -114,25 +115,32 @@ class Experiment:
         return with_settings(config, steps=max(first["steps"], steps))
 
     def run(self, run_cell: Callable[[Config, Path], None], jobs: int, say: Callable[[str], None]) -> None:
-        """Run what is not finished, `jobs` cells at a time. UserError if a cell has other settings."""
+        """Run what is not finished, `jobs` cells at a time. UserError if a cell has other settings.
+
+        A cell that diverges is left unfinished, and the others go on.
+        """
         for timed in (False, True):
-            todo = []
-            for cell in self.cells(timed=timed):
+            cells = [cell for cell in self.cells(timed=timed) if self._steps_are_known(cell)]
+            for cell in cells:
                 self._check_same_settings(cell)
-                if self.summary(cell) is None:
-                    todo.append(cell)
+            todo = [cell for cell in cells if self.summary(cell) is None]
             say(
-                f"{len(self.cells(timed=timed)) - len(todo)} cells finished, {len(todo)} to go"
+                f"{len(cells) - len(todo)} cells finished, {len(todo)} to go"
                 + (" (equal time)" if timed else "")
             )
-            for done, cell in enumerate(self._run_all(todo, run_cell, jobs), 1):
+            for done, cell in enumerate(self._run_all(todo, run_cell, jobs, say), 1):
                 summary = self.summary(cell)
-                assert summary is not None
+                if summary is None:
+                    continue
                 map_at_r, seconds = summary["test"]["map_at_r"], summary["seconds"]["training"]
                 say(f"[{done}/{len(todo)}] {cell.name}: MAP@R {map_at_r:.4f} in {seconds:.0f} s")
 
     def _run_all(
-        self, cells: list[Cell], run_cell: Callable[[Config, Path], None], jobs: int
+        self,
+        cells: list[Cell],
+        run_cell: Callable[[Config, Path], None],
+        jobs: int,
+        say: Callable[[str], None],
     ) -> Iterator[Cell]:
         for cell in cells:
             self._prolong(cell)
@@ -140,11 +148,20 @@ class Experiment:
             running = {pool.submit(run_cell, self.config(cell), self.folder(cell)): cell for cell in cells}
             try:
                 for finished in as_completed(running):
-                    finished.result()
+                    try:
+                        finished.result()
+                    except Diverged as error:
+                        say(str(error))
                     yield running[finished]
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+    def _steps_are_known(self, cell: Cell) -> bool:
+        """Not so for a timed cell where one that it is timed by has diverged."""
+        column = COLUMNS[cell.column]
+        waited_for = [name for name in (column.prolongs, column.as_long_as) if name is not None]
+        return all(self.summary(Cell(cell.loss, name, cell.seed)) is not None for name in waited_for)
 
     def _prolong(self, cell: Cell) -> None:
         first = COLUMNS[cell.column].prolongs
@@ -275,7 +292,7 @@ def run_in_a_process(config: Config, path: Path) -> None:
         raise KeyboardInterrupt
     if result.returncode:
         last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-        raise UserError(f"{path.name}: {last}")
+        raise (Diverged if result.returncode == DIVERGED else UserError)(f"{path.name}: {last}")
 
 
 def _known(option: str, name: str, known: dict[str, Any]) -> str:

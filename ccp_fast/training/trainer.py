@@ -13,7 +13,7 @@ from ccp_fast.training import environment
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.display import Display
-from ccp_fast.training.errors import CannotWrite, UserError
+from ccp_fast.training.errors import CannotWrite, Diverged, UserError
 from ccp_fast.training.export import NAME, export
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted, StopRequest
@@ -99,6 +99,8 @@ class Trainer:
                         self._save()
                         raise Interrupted(self.run.path, self.learner.step)
                     loss = self.learner.train_step()
+                    if not math.isfinite(loss):
+                        raise Diverged.by(f"step {self.learner.step}: the loss is {loss}")
                     self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
                     progress.step(self.learner.step, loss)
                     if self._evaluation_is_due():

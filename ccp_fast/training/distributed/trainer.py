@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from ccp_fast.training.display import Display, TrainingDisplay
 from ccp_fast.training.distributed.checkpoints import Checkpoints
 from ccp_fast.training.distributed.learner import DistributedLearner, Wrapper
 from ccp_fast.training.distributed.together import agreed
-from ccp_fast.training.errors import CannotWrite, UserError
+from ccp_fast.training.errors import CannotWrite, Diverged, UserError
 from ccp_fast.training.export import NAME, export
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.loggers import check_loggers
@@ -157,6 +158,8 @@ class DistributedTrainer:
         total, count = 0.0, 0
         for step in range(self.progress.step, self.config.steps):
             loss = self.learner.train_step(step)
+            if not math.isfinite(loss):  # that of the whole batch, the same on all ranks
+                raise Diverged.by(f"step {step + 1}: the loss is {loss}")
             total, count = total + loss, count + 1
             self.progress = self.progress._replace(step=step + 1)
             if logs is not None:

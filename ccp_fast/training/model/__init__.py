@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ccp_fast.training.config import ComputeConfig, ModelConfig, nearest
-from ccp_fast.training.errors import UserError
+from ccp_fast.training.errors import Diverged, UserError
 from ccp_fast.training.model import bn_inception, efficientnet_lite, timm_models
 from ccp_fast.training.model.glyph_cnn import GlyphNet
 from ccp_fast.training.model.network import EmbeddingNetwork, Network, Trunk
@@ -76,13 +76,19 @@ def device(compute: ComputeConfig) -> torch.device:
 
 @torch.no_grad()
 def embed(network: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """Batches of input to embeddings [n, dim] in eval mode; afterwards the network is in the mode it was in."""
+    """Batches of input to embeddings [n, dim] in eval mode; afterwards the network is in the mode it was in.
+
+    Raises Diverged for embeddings that are not finite.
+    """
     training = network.training
     network.eval()
     try:
-        return torch.cat([network(images) for images in batches])
+        embeddings = torch.cat([network(images) for images in batches])
     finally:
         network.train(training)
+    if not bool(embeddings.isfinite().all()):
+        raise Diverged.by("the network gives embeddings that are not finite")
+    return embeddings
 
 
 def _glyph_cnn(model: ModelConfig, pretrained: bool) -> Network:

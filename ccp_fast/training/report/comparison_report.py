@@ -108,7 +108,8 @@ def _curves(experiment: Experiment, loss: str) -> Markup:
     """MAP@R on the validation classes over the steps, the mean over the seeds and their range."""
     with drawing(f"curves-{loss}") as d:
         draw_curves(d.axes[0], experiment, loss)
-        d.axes[0].legend(loc="lower right")
+        if d.axes[0].lines:
+            d.axes[0].legend(loc="lower right")
     return d.markup
 
 
