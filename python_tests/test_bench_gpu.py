@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from torch import Tensor
 
 import ccp_fast.functional as F
 from ccp_fast.bench import results
-from ccp_fast.bench.accuracy import Errors, errors
-from ccp_fast.bench.baselines import cross_entropy, farthest, lists
+from ccp_fast.bench.accuracy import Errors, beyond_budget, errors
+from ccp_fast.bench.baselines import cross_entropy, farthest, lists, pairs, truth
 from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Place, Step, Work
 from ccp_fast.bench.cases import hopper, k_center, losses, projection, select
 from ccp_fast.bench.cases.gpu import SHAPES, TEMPERATURE, gpu_cases
@@ -115,6 +116,28 @@ def test_passes_are_the_step_in_two(words: str) -> None:
     for _ in range(2):
         for a, b in zip(whole, [*forward(), *backward()], strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES, ids=lambda loss: loss.name)
+def test_the_truth_in_parts_is_that_of_the_whole(loss: losses.Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = losses.case(loss, "sop", SHAPES["toy"]["sop"])
+    inputs = case.inputs()
+    whole = losses.forward_backward(partial(pairs.loss_of, loss.eager), inputs.double())()
+    monkeypatch.setattr(truth, "PAIRS_AT_ONCE", 5 * 160)
+    monkeypatch.setattr(truth, "ITEMS_AT_ONCE", 33)
+    for a, b in zip(case.truth(inputs), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-15)
+
+
+def test_a_pair_on_a_margin_is_undecided_and_no_other() -> None:
+    loss = next(loss for loss in losses.LOSSES if loss.name == "c1")  # s above 0.5
+    case = losses.case(loss, "sop", SHAPES["toy"]["sop"])
+    assert case.undecided is not None
+    beside = (0.5 + 1e-6, (1 - (0.5 + 1e-6) ** 2) ** 0.5)
+    inputs = losses.Inputs(torch.eye(2), torch.tensor([[[1.0, 0.0]], [beside]]), torch.tensor([0, 1]))
+    _, anchors, proxies = case.undecided(inputs)
+    assert (anchors > 0.1).tolist() == [True, False]
+    assert (proxies > 0.1).tolist() == [[False], [True]]
 
 
 def test_every_case_has_its_own_key_and_the_same_in_every_size() -> None:
@@ -407,13 +430,46 @@ def test_what_ours_raises_is_raised_and_a_lack_of_memory_leaves_the_case_out() -
         runner.measure(toy_case(large), OPTIONS, RATES, PretendedGpu())
 
 
-def test_a_truth_that_does_not_fit_costs_the_errors_alone() -> None:
+def test_a_case_whose_truth_does_not_fit_is_left_out() -> None:
     def truth(inputs: Any) -> Outputs:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    row = runner.measure(toy_case(OURS, EAGER, truth=truth), OPTIONS, RATES, PretendedGpu())
-    assert row.ours.value_error is None
-    assert row.failed == {"errors": "no room for the float64 truth"}
+    with pytest.raises(runner.LeftOut, match="no room"):
+        runner.measure(toy_case(OURS, EAGER, truth=truth), OPTIONS, RATES, PretendedGpu())
+
+
+def test_ours_may_err_twice_as_much_as_eager_and_a_little_more() -> None:
+    def wrong(ours: Implementation, eager: Implementation = EAGER, **more: Any) -> list[str]:
+        return runner.measure(toy_case(ours, eager, **more), OPTIONS, RATES, PretendedGpu()).wrong
+
+    def named(name: str, role: Any, *numbers: float) -> Implementation:
+        return Implementation(name, role, giving(*numbers))
+
+    coarse = named("eager", "eager", 1.001, 1.001)
+    assert wrong(OURS) == []
+    assert wrong(named("ccp_fast", "ours", 1.0, 1.00002)) == [
+        "ccp_fast: its gradient is off by 2e-05 of the largest number, expected at most 6.9e-06"
+    ]
+    assert wrong(named("ccp_fast", "ours", 1.002, 1.002), coarse) == []
+    assert "its value is off by 0.0021 " in wrong(named("ccp_fast", "ours", 1.0021, 1.0), coarse)[0]
+    assert wrong(named("ccp_fast", "ours", 1.003, 1.003), precision="bfloat16") == []
+    assert "off by inf" in wrong(named("ccp_fast", "ours", math.nan))[0]
+    assert beyond_budget(None, None, "tf32") == "its results were compared with nothing"
+    path = runner.measure(
+        toy_case(OURS, EAGER, named("another way", "path", 2.0)), OPTIONS, RATES, PretendedGpu()
+    )
+    assert path.wrong == ["another way: its value is off by 1 of the largest number, expected at most 5e-06"]
+
+
+def test_what_a_margin_decides_is_no_error() -> None:
+    truth = torch.zeros((), dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)
+    outputs = torch.zeros(()), torch.tensor([[1.0, 1.0], [1.5, 1.0], [1.0, 1.0]])
+    assert errors(outputs, truth) == Errors(0.0, 0.5)
+    undecided = torch.zeros(()), torch.tensor([0.0, 0.4, 9.0])
+    found = errors(outputs, truth, undecided)
+    assert found.gradient == pytest.approx(0.1)
+    nan = outputs[0], outputs[1] * torch.nan
+    assert errors(nan, truth, undecided).gradient == math.inf
 
 
 def test_a_peer_of_a_lower_precision_is_no_rival() -> None:

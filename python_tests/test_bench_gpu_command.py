@@ -115,6 +115,19 @@ def test_a_case_that_fails_is_told_and_the_others_go_on(
 
 
 @pytest.mark.usefixtures("pretended")
+def test_results_that_are_off_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(*arguments: Any) -> Row:
+        return replace(runner.measure(*arguments), wrong=["ccp_fast: its value is off by 1"])
+
+    monkeypatch.setattr(command, "measure", off)
+    result = CliRunner().invoke(
+        app, ["gpu", "--quick", "--only", "c2+batch+float32", "--seconds", "0", "--runs", "2"]
+    )
+    assert result.exit_code == 1
+    assert "FAILED: losses c2 batch float32: ccp_fast: its value is off by 1" in result.output
+
+
+@pytest.mark.usefixtures("pretended")
 def test_a_device_that_gave_up_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(PretendedGpu):
         def wait(self) -> None:

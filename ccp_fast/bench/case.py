@@ -80,8 +80,9 @@ class Aim:
 class Case:
     """A step returns its results: for a loss the value, then the gradients.
 
-    `truth` gives the same from float64. `in_place`: the results are tensors that existed before, so none of
-    them is new memory. `products`: the FLOPs are those of matrix products, which matrix units can do. `passes`:
+    `truth` gives the same from float64, and `undecided`, where it is there, by how much the value and each vector of a
+    gradient may be off because pairs lie on a margin. `in_place`: the results are tensors that existed before, so none
+    of them is new memory. `products`: the FLOPs are those of matrix products, which matrix units can do. `passes`:
     our step cut into forward and backward, to count the kernels of each; None where there is no backward.
     """
 
@@ -98,6 +99,7 @@ class Case:
     precision: Precision = "float32"
     products: bool = False
     passes: Callable[[Any], tuple[Step, Step]] | None = None
+    undecided: Callable[[Any], Outputs] | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:

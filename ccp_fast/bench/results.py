@@ -93,6 +93,7 @@ class Row:
     aims: list[dict[str, Any]] = field(default_factory=list)
     precision: str = "float32"
     gpu: GpuFindings | None = None
+    wrong: list[str] = field(default_factory=list)  # what is wrong with results of ours, a sentence each
 
     @property
     def label(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccp_fast.bench.accuracy import Errors, errors
+from ccp_fast.bench.accuracy import Errors, beyond_budget, errors
 from ccp_fast.bench.case import Case, Implementation, Outputs, Precision, Role, Size, Step
 from ccp_fast.bench.gpu.ceilings import Rates, matmul_precision
 from ccp_fast.bench.gpu.device import Gpu
@@ -96,6 +96,7 @@ def _measure(case: Case, options: Options, rates: Rates, gpu: Gpu) -> Row:
         failed,
         precision=case.precision,
         gpu=findings,
+        wrong=_wrong(entrants, case.precision),
     )
     return replace(row, aims=_judged(case, row) if options.size == "full" else [])
 
@@ -104,13 +105,15 @@ def _enter(
     case: Case, sets: Sequence[Any], options: Options, gpu: Gpu, failed: dict[str, str]
 ) -> list[_Entrant]:
     """Those that run, ours first."""
-    truth = _truth(case, sets[0], gpu, failed)
+    truth = case.truth(sets[0])
+    undecided = case.undecided(sets[0]) if case.undecided else None
+    gpu.release()
     entrants = []
     for competitor in case.implementations:
         if competitor.role == "compiled" and not options.compile:
             continue
         try:
-            entrants.append(_entrant(case, competitor, sets, truth, gpu))
+            entrants.append(_entrant(case, competitor, sets, truth, undecided, gpu))
         # A peer is somebody else's code, and a compiler: it may raise anything.
         except Exception as error:
             if competitor.role == "ours":
@@ -120,24 +123,20 @@ def _enter(
     return entrants
 
 
-def _truth(case: Case, inputs: Any, gpu: Gpu, failed: dict[str, str]) -> Outputs | None:
-    try:
-        return case.truth(inputs)
-    except torch.OutOfMemoryError:
-        failed["errors"] = "no room for the float64 truth"
-    gpu.release()
-    return None
-
-
 def _entrant(
-    case: Case, competitor: Implementation, sets: Sequence[Any], truth: Outputs | None, gpu: Gpu
+    case: Case,
+    competitor: Implementation,
+    sets: Sequence[Any],
+    truth: Outputs,
+    undecided: Outputs | None,
+    gpu: Gpu,
 ) -> _Entrant:
     steps = [competitor.prepare(inputs) for inputs in sets]
     found = None
     for step in steps:
         outputs = step()  # the first warm-up, too
-        if outputs and truth is not None and found is None:
-            found = errors(outputs, truth)
+        if outputs and found is None:
+            found = errors(outputs, truth, undecided)
         del outputs
     gpu.wait()
     extra = None if competitor.role == "copy" else gpu.peak_extra_bytes(steps[-1], case.in_place)
@@ -200,9 +199,22 @@ def _bits(x: Tensor) -> Tensor:
     return x.detach().flatten().view(integer)
 
 
+def _eager_errors(entrants: Sequence[_Entrant]) -> Errors | None:
+    """Of the first that ran: PyTorch's operators with autograd."""
+    return next((e.errors for e in entrants if e.competitor.role == "eager" and e.errors), None)
+
+
+def _wrong(entrants: Sequence[_Entrant], precision: Precision) -> list[str]:
+    """Errors of ours, in whatever way, that are too large."""
+    eager = _eager_errors(entrants)
+    ours = [entrant for entrant in entrants if entrant.competitor.role in ("ours", "path")]
+    found = {entrant.competitor.name: beyond_budget(entrant.errors, eager, precision) for entrant in ours}
+    return [f"{name}: {problem}" for name, problem in found.items() if problem]
+
+
 def _usual_errors(entrants: Sequence[_Entrant], precision: Precision) -> Errors:
     """What eager PyTorch's errors are, or could be with less luck."""
-    eager = next((e.errors for e in entrants if e.competitor.role == "eager" and e.errors), Errors(0.0, 0.0))
+    eager = _eager_errors(entrants) or Errors(0.0, 0.0)
     usual = _USUAL_ERROR[precision]
     return Errors(max(eager.value, usual), max(eager.gradient or 0.0, usual))
 
