@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import one_thread  # noqa: F401
-from pretended_gpu import KERNEL, RATES, PretendedGpu
+from pretended_gpu import RATES, PretendedGpu, kernel
 from torch import Tensor
 
 import ccp_fast.functional as F
@@ -28,7 +28,6 @@ from ccp_fast.bench.gpu import machine, report, runner
 from ccp_fast.bench.gpu.ceilings import Rates, matmul_precision
 from ccp_fast.bench.gpu.ceilings import measure as measure_ceilings
 from ccp_fast.bench.gpu.timing import interleave
-from ccp_fast.bench.gpu.trace import kernels_of
 from ccp_fast.bench.results import GpuFindings, Measured, Row, compare, judge, read_rows
 from ccp_fast.bench.tables import console
 from ccp_fast.bench.timing import FEWEST_ROUNDS
@@ -318,52 +317,6 @@ def test_samples_begin_with_a_cold_cache_and_take_the_inputs_in_turn() -> None:
     assert gpu.log[gpu.log.index("flush 2") + 1] == "q0"
 
 
-# --- the trace --------------------------------------------------------------------------------------------------
-
-
-def test_kernels_are_read_off_a_trace() -> None:
-    def event(cat: str, name: str, ts: float, **args: Any) -> dict[str, Any]:
-        return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": 2.0, "args": args}
-
-    launch = {"grid": [3, 1, 1], "block": [256, 1, 1], "registers per thread": 64, "shared memory": 2048}
-    trace = {
-        "traceEvents": [
-            event("cpu_op", "aten::mm", 1.0),
-            event("cuda_runtime", "cudaLaunchKernel", 1.5),
-            event("kernel", "second", 9.0, **launch, **{"est. achieved occupancy %": 31.0}),
-            event("gpu_memset", "Memset (Device)", 8.0),
-            event("kernel", "first", 5.0, **launch),
-            event("kernel", "first", 6.0, **launch),
-            {"ph": "M", "name": "process_name"},
-        ]
-    }
-    first, memset, second = kernels_of(trace)
-    assert (first.name, first.kind, first.count, first.microseconds) == ("first", "kernel", 2, 4.0)
-    assert (memset.kind, memset.grid, memset.registers) == ("memset", [], None)
-    assert (second.grid, second.registers, second.shared_bytes, second.occupancy) == (
-        [3, 1, 1],
-        64,
-        2048,
-        31.0,
-    )
-    found = GpuFindings([first, memset], [second], "same bits", None, 100, 0)
-    assert found.launches == (2, 1)  # a memset is no kernel
-    assert GpuFindings([], [], "same bits", None, 100, 0).launches is None
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("void ccp::cuda::similarity_reduce(ccp::cuda::ReduceJob)", "similarity_reduce"),
-        ("void ccp::cuda::forward<float, 3>(Job)", "forward<float, 3>"),
-        ("Memset (Device)", "Memset "),
-        ("x" * 60, "x" * 47 + "…"),
-    ],
-)
-def test_names_of_kernels_are_short(name: str, shown: str) -> None:
-    assert report.short(name) == shown
-
-
 # --- one case ---------------------------------------------------------------------------------------------------
 
 
@@ -542,7 +495,7 @@ def test_small_inputs_are_made_thrice_and_large_ones_once() -> None:
 
 def row(p50: float = 0.08, floor: float = 0.05, **more: Any) -> Row:
     ours = Measured("ccp_fast", "ours", 0.9 * p50, p50, 1.1 * p50, 9, 1.0, 1e-7, 1e-6, 1000, 0.1)
-    findings = GpuFindings([KERNEL], [KERNEL, KERNEL], "same bits", 0.07, 100, 0)
+    findings = GpuFindings([kernel()], [kernel(), kernel()], "same bits", 0.07, 100, 0)
     return Row("losses", "c2", "sop", "128 vs 40", "", 4e9, 1e9, floor, "bytes", [ours], precision="bfloat16",
                gpu=findings, **more)  # fmt: skip
 
@@ -618,7 +571,7 @@ def test_tables_tell_everything_once(capsys: pytest.CaptureFixture[str]) -> None
         shown.split()
     )
     assert "FAILED: k-center: RuntimeError: no" in shown
-    assert "132 x 1 x 1" in shown
+    assert "forward<float>" in shown
 
 
 @pytest.mark.parametrize(

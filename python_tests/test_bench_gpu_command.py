@@ -61,7 +61,7 @@ def test_the_command_measures_keeps_and_compares(tmp_path: Path) -> None:
     (written,) = tmp_path.iterdir()
     assert written.name == "gpu_pretended_2025-01-31.json"
     document = json.loads(written.read_text())
-    assert document["format"] == 2
+    assert document["format"] == 3
     assert len(document["rows"]) == 4
     assert document["failures"] == {} == document["left_out"]
     assert document["ceilings"]["bytes_per_second"] == 4e12
@@ -69,6 +69,7 @@ def test_the_command_measures_keeps_and_compares(tmp_path: Path) -> None:
     second = CliRunner().invoke(app, [*OPTIONS_OF_COMMAND, "--compare", str(written)])
     assert second.exit_code == 0, second.output
     assert "Change of ccp_fast" in second.output
+    assert "Change of kernels" in second.output
 
 
 @pytest.mark.usefixtures("pretended")

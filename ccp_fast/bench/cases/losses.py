@@ -7,7 +7,7 @@ differ from one, so that normalising is work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,8 @@ from torch.nn.functional import normalize
 from ccp_fast import functional
 from ccp_fast.bench.baselines import by_hand, pairs, peers, truth
 from ccp_fast.bench.case import CPU, Aim, Case, Implementation, Outputs, Place, Precision, Size, Step, Work
+from ccp_fast.bench.cases import kernel_work
+from ccp_fast.bench.launch import KernelWork, Launch
 
 FAMILY = "losses"
 BATCH_CLASSES = 32
@@ -238,6 +240,7 @@ def case(
         precision=place.precision,
         products=True,
         passes=partial(_passes, loss.ours),
+        kernel_work=partial(_kernel_work, loss.stem == "proxy_anchor"),
     )
 
 
@@ -319,6 +322,12 @@ def _work(loss: Loss, inputs: Inputs) -> Work:
         return work(inputs, inputs.pairs)
     active = active_pairs(loss.eager, inputs)
     return work(inputs, active)._replace(note=f"{active / inputs.pairs:.2%} of the pairs active")
+
+
+def _kernel_work(
+    proxies_are_rows: bool, inputs: Inputs, work: Work, launches: Sequence[Launch], multiprocessors: int
+) -> list[KernelWork | None]:
+    return kernel_work.of_loss(inputs.leaves, work, launches, multiprocessors, proxies_are_rows)
 
 
 def work(inputs: Inputs, active: int) -> Work:

@@ -92,6 +92,7 @@ def gpu(
         devices = ", ".join(sorted({row["device"] for row in before}))
         changes = results.compare(run.rows, None, before)
         report.show_changes(run.screen, changes, run.facts["device"], devices)
+        gpu_report.show_kernel_changes(run.screen, results.compare_kernels(run.rows, before))
     if not finished:
         raise typer.Exit(INTERRUPTED)
     if run.failures:
