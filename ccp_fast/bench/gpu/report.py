@@ -137,12 +137,11 @@ def show_kernels(out: Console, rows: Sequence[Row]) -> None:
     """Each kernel of ours by itself."""
     table = make_table(
         "Kernels of ccp_fast, each pass after a cold L2; GB/s and TFLOP/s of the work that its floor counts",
-        ("case\npass", "kernel\ntile"),
+        ("case, pass\nkernel\ntile",),
         (
             "times",
             "µs, p50\np20 – p80",
-            "floor, µs",
-            "floor/\np50",
+            "floor, µs\n/p50",
             "GB/s\nTFLOP/s",
             "grid\nblock",
             "registers\nshared KB",
@@ -154,11 +153,11 @@ def show_kernels(out: Console, rows: Sequence[Row]) -> None:
             continue
         for name, kernels in (("forward", row.gpu.forward), ("backward", row.gpu.backward)):
             for kernel in kernels:
-                table.add_row(f"{row.name}, {row.label}\n {name}", *_kernel(kernel))
+                table.add_row(*_kernel(f"{row.name}, {row.label}, {name}", kernel))
     out.print(table)
 
 
-def _kernel(kernel: Kernel) -> list[str]:
+def _kernel(where: str, kernel: Kernel) -> list[str]:
     def known(value: float | None, form: str) -> str:
         return "-" if value is None else form.format(value)
 
@@ -168,11 +167,10 @@ def _kernel(kernel: Kernel) -> list[str]:
     shared = None if kernel.shared_bytes is None else kernel.shared_bytes / 1024
     share = None if kernel.floor_us is None or not kernel.p50_us else kernel.floor_us / kernel.p50_us
     return [
-        f"{short(kernel.name)}\n {kernel.tile or ''}".rstrip(),
+        f"{where}\n {short(kernel.name)}\n {kernel.tile or ''}".rstrip(),
         str(kernel.count),
         f"{kernel.p50_us:.1f}\n{kernel.p20_us:.1f} – {kernel.p80_us:.1f}",
-        f"{known(kernel.floor_us, '{:.2f}')}\n{kernel.floor_from or ''}".rstrip(),
-        known(share, "{:.0%}"),
+        f"{known(kernel.floor_us, '{:.2f}')}\n{known(share, '{:.0%}')} {kernel.floor_from or ''}".rstrip(),
         f"{known(kernel.gigabytes_per_second, '{:.0f}')}\n{known(kernel.teraflops_per_second, '{:.3g}')}",
         f"{size(kernel.grid)}\n{size(kernel.block)}",
         f"{known(kernel.registers, '{}')}\n{known(shared, '{:.1f}')}",
