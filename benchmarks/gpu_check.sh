@@ -129,7 +129,7 @@ emulator.load(sanitize=True)') >"$out/emulator.log" 2>&1 </dev/null &
   # The largest tests take 16 GB each.
   at_once=$("$python" -c 'import torch; print(max(1, min(4, int(torch.cuda.mem_get_info()[0] / 20e9))))')
   # shellcheck disable=SC2046 # options, word by word
-  step gpu_tests 110 "${tests[@]}" -m 'gpu and not slow' --junitxml="$out/gpu_tests.xml" \
+  step gpu_tests 125 "${tests[@]}" -m 'gpu and not slow' --junitxml="$out/gpu_tests.xml" \
     $(workers "${at_once:-1}" load)
   at_least_one "$out/gpu_tests.xml" || verdict gpu_tests 0 'FAILED: no test ran on the GPU'
   wait "$emulator"
