@@ -3,8 +3,8 @@
     compute-sanitizer --tool memcheck python benchmarks/gpu_small_cases.py
 
 The cases are those of python_tests/small_cases.py; with CCP_FAST_HOPPER=1 some take the forward pass for Hopper. One of
-each operator and loss comes first, then the others, mixed. Ends with 1 if a result is off, and if the time was over
-before each had its turn, or before as many as --at-least asks for.
+each operator and loss in each type comes first, then the others, mixed. Ends with 1 if a result is off, and if the time
+was over before each had its turn, or before as many as --at-least asks for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 # Each tensor gets memory of its own, so that an access outside of it is outside of an allocation.
 os.environ.setdefault("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
@@ -52,19 +53,19 @@ def main() -> int:
     enough = done >= max(1, len(first)) and share >= options.at_least
     print(
         f"{done} of {len(cases)} cases ({share:.0f} %) on {options.device}, "
-        f"{min(done, len(first))} of {len(first)} operators and losses, {problems} problems"
+        f"{min(done, len(first))} of {len(first)} losses and operators, {problems} problems"
         + ("" if enough else f"; TOO FEW: expected all of these and {options.at_least:g} % of the cases")
     )
     return 1 if problems or not enough else 0
 
 
 def one_of_each(cases: list[tuple[str, Case]]) -> tuple[list[Case], list[Case]]:
-    """The first of each kind of case and loss or regime, and all the others."""
-    found: dict[tuple[str, str], Case] = {}
+    """The first of each kind of case and loss, regime or k, with anchors of each type; and all the others."""
+    found: dict[tuple[Any, ...], Case] = {}
     others = []
     for kind, case in cases:
-        name = getattr(case, "loss", "") or getattr(case, "name", "")
-        if found.setdefault((kind, name), case) is not case:
+        name = next(getattr(case, field) for field in ("loss", "name", "k", "dtype") if hasattr(case, field))
+        if found.setdefault((kind, name, *getattr(case, "dtypes", ())[:1]), case) is not case:
             others.append(case)
     return list(found.values()), others
 

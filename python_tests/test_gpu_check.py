@@ -34,7 +34,7 @@ case "$*" in
     echo 'SKIPPED [1] python_tests/test_gpu.py:9: needs a GPU'
     echo '4 passed, 1 skipped'
     [[ $* != *gpu_tests.xml* ]] || exit "${GPU_TESTS_STATUS:-0}" ;;
-  *gpu_small_cases.py*) echo '9 of 9 cases (100 %) on cuda, 5 of 5 operators and losses, 0 problems' ;;
+  *gpu_small_cases.py*) echo '9 of 9 cases (100 %) on cuda, 5 of 5 losses and operators, 0 problems' ;;
   *'ccp_fast.bench.main gpu'*) sleep "${BENCH_SECONDS:-0}"; echo 'ceilings: 4000 GB/s'; echo ' BELOW' ;;
   *mem_get_info*) echo 3 ;;
   '-c import xdist'*) exit "${XDIST_STATUS:-0}" ;;
@@ -119,7 +119,7 @@ def test_everything_passes(machine: Machine) -> None:
         "passed",
     )
     assert "ERROR SUMMARY: 0 errors" in machine.summary
-    assert machine.summary.count("9 of 9 cases (100 %) on cuda, 5 of 5 operators and losses, 0 problems") == 3
+    assert machine.summary.count("9 of 9 cases (100 %) on cuda, 5 of 5 losses and operators, 0 problems") == 3
     assert machine.summary.count("ceilings: 4000 GB/s") == 2
     assert machine.summary.count("test_training.py: needs pydantic, which is not installed") == 1
     assert "needs a GPU" not in machine.summary
@@ -201,3 +201,15 @@ def test_without_a_gpu_it_is_one_sentence(machine: Machine) -> None:
     assert done.returncode == 2
     assert done.stderr.endswith("expected a GPU that torch can use: AssertionError: torch 2 finds none\n")
     assert done.stderr.count("\n") == 1
+
+
+def test_programs_and_packages_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_preflight
+
+    here = {"nvcc", "compute-sanitizer", "ninja", "timeout"}  # CMake as a package
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in here else None)
+    monkeypatch.setattr(gpu_preflight, "find_spec", lambda name: None if name in ("rich", "pip") else name)
+    assert gpu_preflight.missing_for_the_build() == ["the package pip", "the package rich"]
+    monkeypatch.setattr(gpu_preflight, "find_spec", lambda name: None if name == "cmake" else name)
+    assert gpu_preflight.missing_for_the_build() == ["cmake"]

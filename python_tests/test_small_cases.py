@@ -153,7 +153,7 @@ def test_the_program_for_sanitizers_runs_on_the_cpu() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "2 of 2 cases (100 %) on cpu, 1 of 1 operators and losses, 0 problems\n"
+    assert done.stdout == "2 of 2 cases (100 %) on cpu, 1 of 1 losses and operators, 0 problems\n"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,9 @@ def test_one_of_each_operator_and_loss_comes_first(monkeypatch: pytest.MonkeyPat
     named = [(type(case).__name__, case) for case in small_cases.all_cases()]
     first, others = one_of_each([("hopper", case) for case in hopper_cases()] + named)
     assert {case.loss for case in first if isinstance(case, ShardCase)} == set(small_cases.LOSSES)
-    assert len([case for case in first if isinstance(case, LossCase)]) == 3 * len(small_cases.LOSSES)
+    # Of three types in one process, of two in shards, of two on the path for Hopper.
+    assert len([case for case in first if isinstance(case, LossCase)]) == 7 * len(small_cases.LOSSES)
+    assert {case.k for case in first if isinstance(case, NeighborCase)} == {1, 4, 90, 1000, 2000}
     assert {type(case) for case in first} == {type(case) for _, case in named}
     everything = [*first, *mixed(others)]
     assert sorted(map(str, everything)) == sorted(map(str, [*hopper_cases(), *small_cases.all_cases()]))
