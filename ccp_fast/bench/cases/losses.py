@@ -313,7 +313,8 @@ def _undecided(loss: Loss, precision: Precision, inputs: Inputs) -> Outputs:
         _truth(replace(loss, options={name: loss.options[name] + shift for name in loss.margins}), inputs)
         for shift in (-by, by)
     )
-    value, *gradients = ((x - y).abs() for x, y in zip(lower, upper, strict=True))
+    # In place: gradients of ten million proxies take gigabytes.
+    value, *gradients = (x.sub_(y).abs_() for x, y in zip(lower, upper, strict=True))
     return value, *(gradient.amax(-1) for gradient in gradients)
 
 
