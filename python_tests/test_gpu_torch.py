@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from small_cases import DTYPES, LOSSES, LossCase, Pairs
+from small_cases import (
+    DTYPES,
+    LOSSES,
+    Case,
+    LossCase,
+    Pairs,
+    neighbor_cases,
+    projection_cases,
+    selection_cases,
+    shard_cases,
+)
 from torch import Tensor
 
 import ccp_fast.functional as F
@@ -240,7 +250,19 @@ def test_several_streams_at_once() -> None:
             assert torch.equal(a, b)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+@needs_two
+@pytest.mark.parametrize(
+    "case", [*selection_cases(), *neighbor_cases(), *projection_cases(), *shard_cases()], ids=str
+)
+def test_any_operator_runs_where_its_tensors_are(case: Case) -> None:
+    assert case.problems("cuda:1") == []
+    assert torch.cuda.current_device() == 0
+
+
+@needs_two
 @pytest.mark.parametrize("loss", LOSSES)
 def test_tensors_decide_about_the_device(loss: str) -> None:
     case = make_case(loss)
