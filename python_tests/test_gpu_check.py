@@ -49,6 +49,11 @@ printf 'sanitizer %s\n' "$*" >>"$CALLS"
 "${@: -6}"
 echo '========= ERROR SUMMARY: 0 errors'
 """
+NCU = r"""#!/bin/sh
+printf 'ncu %s\n' "$*" >>"$CALLS"
+[ -z "${COUNTERS:-}" ] || { echo "$COUNTERS"; exit 1; }
+echo '"ID","Kernel Name"'
+"""
 
 
 class Machine:
@@ -62,6 +67,7 @@ class Machine:
             ("compute-sanitizer", SANITIZER),
             ("nvidia-smi", ""),
             ("nvcc", ""),
+            ("ncu", NCU),
         ):
             path = programs / name
             path.write_text(text or "#!/bin/sh\n")
@@ -103,7 +109,7 @@ def test_everything_passes(machine: Machine) -> None:
     done = machine.check()
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    verdicts = {line.split()[0]: line.split()[-1] for line in machine.summary.splitlines()[:9]}
+    verdicts = {line.split()[0]: line.split()[3].rstrip(":") for line in machine.summary.splitlines()[:10]}
     assert verdicts == dict.fromkeys(
         [
             "build",
@@ -113,6 +119,7 @@ def test_everything_passes(machine: Machine) -> None:
             "racecheck",
             "initcheck",
             "other_tests",
+            "counters",
             "compiled",
             "benchmarks",
         ],
@@ -155,6 +162,15 @@ def test_tests_that_were_all_skipped_are_a_failure(machine: Machine) -> None:
     done = machine.check(SKIPPED="5")
     assert done.returncode == 1
     assert "FAILED: no test ran on the GPU" in machine.summary
+
+
+def test_counters_that_are_kept_from_us_are_no_failure(machine: Machine) -> None:
+    refused = "==ERROR== ERR_NVGPUCTRPERM - The user does not have permission"
+    done = machine.check(COUNTERS=refused)
+    assert done.returncode == 0, done.stdout
+    assert f"left out: {refused}" in machine.summary
+    assert "--cache-control all" in machine.call("ncu ")
+    assert machine.call("ncu ").endswith("benchmarks/gpu_passes.py")
 
 
 def test_what_is_missing_ends_it_before_the_build(machine: Machine) -> None:
@@ -213,3 +229,16 @@ def test_programs_and_packages_are_looked_for(monkeypatch: pytest.MonkeyPatch) -
     assert gpu_preflight.missing_for_the_build() == ["the package pip", "the package rich"]
     monkeypatch.setattr(gpu_preflight, "find_spec", lambda name: None if name == "cmake" else name)
     assert gpu_preflight.missing_for_the_build() == ["cmake"]
+
+
+def test_the_passes_for_nsight_compute_run_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_passes
+
+    monkeypatch.setattr(sys, "argv", ["gpu_passes.py", "--size", "toy", "--device", "cpu"])
+    gpu_passes.main()
+    ran = capsys.readouterr().out.splitlines()
+    assert "losses triplet sop float32" in ran
+    assert {line.split()[0] for line in ran} == {"losses", "k-center", "projection"}
