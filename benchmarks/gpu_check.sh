@@ -7,10 +7,12 @@
 # beside the rest of the tests, then the benchmarks. A step that fails or takes too long does not stop the others.
 # FOLDER gets summary.txt, a log of every step, the tests' JUnit XML and the benchmarks' JSON.
 #
-# Needs Python with torch, nvcc, CMake, ninja, pip, scikit-build-core, pybind11, pytest and hypothesis; the summary
-# names what else is missing and which tests were left out for it. PYTHON chooses another interpreter than python3,
-# GPU_CHECK_SECONDS another time for everything.
-# Ends with 1 if anything failed, with 2 where there is no GPU.
+# Needs the CUDA toolkit (nvcc, compute-sanitizer), CMake, ninja and Python with torch, numpy, pip,
+# scikit-build-core, pybind11, pytest, hypothesis, typer and rich; pytest-xdist makes the tests faster. One sentence says
+# which of them are missing (gpu_preflight.py). The summary names the peers that are not installed, and the tests that
+# were left out for want of a package. PYTHON chooses another interpreter than python3, GPU_CHECK_SECONDS another time
+# for everything.
+# Ends with 1 if anything failed, with 2 where there is no GPU or something is missing.
 set -uo pipefail
 
 readonly TOTAL=${GPU_CHECK_SECONDS:-515}
@@ -24,6 +26,7 @@ fi
 mkdir -p "$1" || exit 2
 out=$(cd "$1" && pwd)
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 
 host_python=${PYTHON:-python3}
 if ! reason=$("$host_python" -c 'import torch
@@ -32,9 +35,14 @@ assert torch.cuda.is_available(), f"torch {torch.__version__} finds none"' 2>&1)
   exit 2
 fi
 
+if ! reason=$("$host_python" benchmarks/gpu_preflight.py 2>&1); then
+  echo "$0: $reason" >&2
+  exit 2
+fi
+
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-touch "$work/verdicts" "$work/lacking"
+touch "$work/verdicts"
 python=$work/venv/bin/python
 # The installed package is meant, not the checkout's sources that lie in the current folder.
 export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
@@ -83,12 +91,6 @@ for path in dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("pl
     print(path)' >"$packages/host.pth"
 }
 
-# Test files that cannot be imported for want of somebody else's package, as "FILE PACKAGE".
-lacking() {
-  "$python" -m pytest python_tests --collect-only -p no:cacheprovider -m '' 2>/dev/null |
-    sed -n "s/^ERROR \([^ ]*\) - ModuleNotFoundError: No module named '\([^']*\)'.*/\1 \2/p" | grep -v ' ccp_fast'
-}
-
 # workers MOST DISTRIBUTION: pytest's options for tests side by side, where that is installed.
 workers() {
   if "$python" -c 'import xdist' 2>/dev/null; then
@@ -96,26 +98,26 @@ workers() {
   fi
 }
 
+# The tool's own time beside the other tests, and the share of the cases that it must have reached in it.
 sanitizer() {
-  local tool=$1 option filter=()
-  # Kernels of torch itself are not the question. Older releases have another name for the option.
+  local tool=$1 at_least=$2 option filter=()
+  # Kernels of torch itself are not the question, but initcheck has to see them write. Older releases have another name
+  # for the option.
   for option in --kernel-name --kernel-regex; do
-    if compute-sanitizer --help 2>/dev/null | grep -q -- "$option"; then
+    if [[ $tool != initcheck ]] && compute-sanitizer --help 2>/dev/null | grep -q -- "$option"; then
       filter=("$option" kns=ccp)
       break
     fi
   done
   # The forward pass for Hopper, where this is one and a case can take it.
-  step "$tool" 120 env CCP_FAST_HOPPER=1 compute-sanitizer --tool "$tool" "${filter[@]}" --error-exitcode 9 --launch-timeout 120 \
-    "$python" benchmarks/gpu_small_cases.py --seconds 80
+  step "$tool" 150 env CCP_FAST_HOPPER=1 compute-sanitizer --tool "$tool" "${filter[@]}" --error-exitcode 9 --launch-timeout 120 \
+    "$python" benchmarks/gpu_small_cases.py --seconds 115 --at-least "$at_least"
 }
 
 prove() {
-  local ignored at_once emulator tool
+  local at_once emulator
   export CI=1 # the same examples in every run
-  lacking >"$work/lacking"
-  mapfile -t ignored < <(sed 's/^\([^ ]*\) .*/--ignore=\1/' "$work/lacking")
-  local tests=("$python" -m pytest python_tests -p no:cacheprovider "${ignored[@]}")
+  local tests=("$python" -m pytest python_tests -p no:cacheprovider -rs)
 
   # Several test files want the emulator, and it is built once: on the CPU, while the GPU is tested.
   (cd python_tests && timeout 140 nice "$python" -c 'import sys
@@ -127,12 +129,14 @@ emulator.load(sanitize=True)') >"$out/emulator.log" 2>&1 </dev/null &
   # The largest tests take 16 GB each.
   at_once=$("$python" -c 'import torch; print(max(1, min(4, int(torch.cuda.mem_get_info()[0] / 20e9))))')
   # shellcheck disable=SC2046 # options, word by word
-  step gpu_tests 110 "${tests[@]}" -m 'gpu and not slow' --junitxml="$out/gpu_tests.xml" \
+  step gpu_tests 125 "${tests[@]}" -m 'gpu and not slow' --junitxml="$out/gpu_tests.xml" \
     $(workers "${at_once:-1}" load)
   at_least_one "$out/gpu_tests.xml" || verdict gpu_tests 0 'FAILED: no test ran on the GPU'
   wait "$emulator"
 
-  for tool in memcheck racecheck initcheck; do sanitizer "$tool" & done
+  sanitizer memcheck 50 &
+  sanitizer racecheck 25 & # the slowest
+  sanitizer initcheck 50 &
   # shellcheck disable=SC2046
   step other_tests 150 env OMP_NUM_THREADS=2 "${tests[@]}" -m 'not gpu and not slow' \
     --junitxml="$out/other_tests.xml" $(workers $(($(nproc) / 2 + 1)) loadfile)
@@ -147,8 +151,27 @@ suites = list(ElementTree.parse(sys.argv[1]).iter("testsuite"))
 sys.exit(sum(int(suite.get("tests")) - int(suite.get("skipped")) for suite in suites) <= 0)' "$1" 2>/dev/null
 }
 
+# Each kernel alone with cold caches, by the GPU's own counters, which many machines keep from us: no failure then.
+counters() {
+  local began=$SECONDS limit=$((TOTAL - SECONDS - 60)) said
+  if ! command -v ncu >/dev/null || ((limit < 10)); then
+    verdict counters 0 'left out: no Nsight Compute (ncu), or no time'
+    return
+  fi
+  if timeout --kill-after=10 $((limit < 45 ? limit : 45)) ncu --csv --page raw --cache-control all --clock-control none \
+    --section LaunchStats --section Occupancy --section SpeedOfLight --kernel-name-base demangled --kernel-name regex:ccp:: \
+    "$python" benchmarks/gpu_passes.py >"$out/counters.csv" 2>"$out/counters.log" </dev/null &&
+    ! grep -q 'ERR_' "$out/counters.csv"; then
+    verdict counters $((SECONDS - began)) 'passed: counters.csv'
+  else
+    said=$(grep -hm1 'ERR_\|==ERROR' "$out"/counters.{csv,log})
+    verdict counters $((SECONDS - began)) "left out: ${said:-see counters.log}"
+  fi
+}
+
 measure() {
   local left bench=("$python" -m ccp_fast.bench.main gpu --seconds 0.2)
+  counters
   step compiled 75 "${bench[@]}" --compile --only "$COMPILED" --runs 1 --out "$out/compiled.json"
   left=$((TOTAL - SECONDS))
   step benchmarks "$left" "${bench[@]}" --kernels --limit $((left > 50 ? left - 25 : left / 2)) \
@@ -160,13 +183,10 @@ summary() {
   cat "$work/verdicts"
   echo
   tail -qn 1 "$out"/{gpu_tests,other_tests}.log 2>/dev/null
-  grep -hE 'ERROR SUMMARY|RACECHECK SUMMARY|cases on ' "$out"/{memcheck,racecheck,initcheck}.log 2>/dev/null
+  grep -hE 'ERROR SUMMARY|RACECHECK SUMMARY|^[0-9]+ of [0-9]+ cases ' "$out"/{memcheck,racecheck,initcheck}.log 2>/dev/null
+  grep -h '^these are missing' "$out/imports.log" 2>/dev/null
   grep -hE '^ceilings|BELOW|^ccp_fast, Hopper path|^FAILED|^left out' "$out"/{compiled,benchmarks}.log 2>/dev/null
-  if [[ -s $work/lacking ]]; then
-    echo
-    echo 'Test files left out, and the package that is missing:'
-    cat "$work/lacking"
-  fi
+  grep -hE '^SKIPPED .*needs .*not installed' "$out/other_tests.log" 2>/dev/null
   for package in $OPTIONAL; do
     "$host_python" -c 'import importlib.util, sys
 sys.exit(importlib.util.find_spec(sys.argv[1]) is None)' "$package" || echo "not installed: $package"
@@ -181,6 +201,7 @@ elif step build 200 env CCP_FAST_CUDA=ON CMAKE_BUILD_PARALLEL_LEVEL="$(nproc)" \
   "$python" -m pip install --verbose --no-index --no-build-isolation --no-deps \
   --config-settings=build-dir="$work/build" .; then
   "$python" -m ccp_fast_info >>"$out/machine.log" 2>&1
+  step imports 60 "$python" benchmarks/gpu_preflight.py --installed
   prove
   measure # alone on the machine
 fi

@@ -13,6 +13,10 @@ from typing import NamedTuple, TypedDict
 
 __version__ = "0.1.0"
 
+# Whether benchmarks/results has a run of ccp-bench on a GPU; a test compares them.
+CUDA_KERNELS_HAVE_RUN = False
+_NEVER_RUN = "none has run on a GPU yet, results and speed there are unknown"
+
 _INSTRUCTIONS = {"avx2": "AVX2", "avx512": "AVX-512"}
 
 
@@ -35,6 +39,7 @@ class Info(TypedDict):
     cpu_capabilities_built: list[str]
     cuda_built: bool
     cuda_architectures: list[str]
+    cuda_never_run: str | None  # what that means, until the kernels have run on a GPU; None: they have
     cuda_devices: list[str]
     hopper: str | None  # the state of the forward kernels for compute capability 9.0; None: not built
     missing: dict[str, str]  # what is not there: why, and what to do about it
@@ -103,6 +108,7 @@ def info() -> Info:
         cpu_capabilities_built=capabilities,
         cuda_built=bool(architectures),
         cuda_architectures=architectures,
+        cuda_never_run=None if CUDA_KERNELS_HAVE_RUN else _NEVER_RUN,
         cuda_devices=[str(device) for device in devices],
         hopper=_hopper() if built.get("hopper_built") else None,
         missing=missing,
@@ -114,6 +120,7 @@ def format_info(facts: Info) -> str:
     operators = f"{facts['library']} ({facts['compiler']}, torch {facts['torch_headers']})"
     kernels = f"{facts['cpu_capability']} in use; built: {', '.join(facts['cpu_capabilities_built'])}"
     torch_build = f"CUDA {facts['torch_cuda']}" if facts["torch_cuda"] else "no CUDA"
+    cuda = ", ".join(facts["cuda_architectures"]) or "missing"
     lines = {
         "ccp_fast": facts["version"],
         "operators": operators if facts["library"] else "missing",
@@ -123,7 +130,7 @@ def format_info(facts: Info) -> str:
         "faiss": "installed" if facts["faiss"] else "not installed",
         "CPU": facts["cpu"] + (f", {facts['threads']} threads" if facts["threads"] else ""),
         "CPU kernels": kernels if facts["library"] else "missing",
-        "CUDA kernels": ", ".join(facts["cuda_architectures"]) or "missing",
+        "CUDA kernels": "; ".join(filter(None, (cuda, facts["cuda_never_run"]))),
         "CUDA devices": ", ".join(facts["cuda_devices"]) or "none",
     }
     if facts["hopper"]:

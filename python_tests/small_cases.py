@@ -19,6 +19,10 @@ from torch import Tensor
 
 import ccp_fast.functional as F
 from ccp_fast import reference
+from ccp_fast.ops import similarity_shard as shard_ops
+from ccp_fast.ops.centre_spread import centre_spread
+from ccp_fast.ops.similarity_shard import LossSpec, Shard
+from ccp_fast.reference.pairs import norm, normalise
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 CLEARANCE = 1e-5  # from every margin
@@ -146,7 +150,7 @@ class LossCase:
         truth = self.gradients(dense, pairs.on("cpu", wide=torch.float64))
         eager = self.gradients(dense, pairs.on("cpu"))
         on_cpu = self.gradients(fused, pairs.on("cpu"))
-        ours = self.gradients(fused, pairs.on(device))
+        ours = self.on_device(pairs.on(device))
         dtypes = [torch.float32, *(leaf.dtype for leaf in pairs.leaves)]
         found = []
         for name, dtype, o, c, e, t in zip(
@@ -161,6 +165,10 @@ class LossCase:
                         f"largest {largest(t):.3g}"
                     )
         return found
+
+    def on_device(self, pairs: Pairs) -> list[Tensor]:
+        """The value and the gradients that are in question."""
+        return self.gradients(getattr(F, LOSSES[self.loss][0]), pairs)
 
     def draw(self, seed: int = 0) -> Pairs:
         """On the CPU, wherever margins are."""
@@ -211,6 +219,66 @@ class LossCase:
         return float(bend.abs()) < 1e-9
 
 
+@dataclass(frozen=True)
+class ShardCase(LossCase):
+    """The sum of a loss's rows from proxies in two shards, as `ccp_fast.distributed` has them, without its messages."""
+
+    def __str__(self) -> str:
+        return f"shards-{super().__str__()}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        # The regulariser is no part of the shards' states.
+        return super().options | ({"tau": 0.0} if self.loss == "soft_triple" else {})
+
+    def on_device(self, pairs: Pairs) -> list[Tensor]:
+        anchors, proxies, labels = pairs.anchors.detach(), pairs.references.detach(), pairs.labels
+        parameters = [value for value in LOSSES[self.loss][1].values() if isinstance(value, float)]
+        rows = self.options["anchor"] == "proxy"
+        spec = LossSpec(self.loss, parameters, self.normalize or "none", "sum", rows)
+        known = None
+        if spec.needs_positives:
+            dtype = torch.promote_types(torch.promote_types(anchors.dtype, proxies.dtype), torch.float32)
+            samples, own = (normalise(x.to(dtype), self.normalize) for x in (anchors, proxies[labels]))
+            known = norm(samples[:, None] - own)
+        cut = len(proxies) // 3  # none in the first of a single class
+        shards = [
+            Shard(anchors, part.contiguous(), labels - begin, known)
+            for begin, part in ((0, proxies[:cut]), (cut, proxies[cut:]))
+        ]
+        gathered = [shard_ops.states(shard, spec) for shard in shards]
+        if rows:
+            finished = [shard_ops.finish(states[None], len(labels), spec) for states, _ in gathered]
+            value = torch.stack([parts[:2].sum() for _, parts in finished]).sum()
+        else:
+            states = torch.stack([states for states, _ in gathered])
+            finished = [shard_ops.finish(states, proxies[..., 0].numel(), spec)] * 2
+            value = finished[0][1][:2].sum()
+        counts = None
+        if known is not None:
+            counts = (
+                torch.stack([shard_ops.counts(shard, spec) for shard in shards])
+                .sum(0)
+                .to(counts_dtype(known))
+            )
+        weight = torch.full(
+            (), 0.5, dtype=torch.float32, device=anchors.device
+        )  # as `gradients` weighs one value
+        one = torch.ones(2, dtype=torch.float64, device=anchors.device)
+        gradients = [
+            shard_ops.backward(weight, shard, counts, row_state, one, active, spec, True, True)
+            for shard, (_, active), (row_state, _) in zip(shards, gathered, finished, strict=True)
+        ]
+        of_anchors, of_proxies = zip(*gradients, strict=True)
+        results = (value, sum(x.double() for x in of_anchors), torch.cat(of_proxies))
+        return [result.double().cpu() for result in results]
+
+
+def counts_dtype(like: Tensor) -> torch.dtype:
+    """As the operator gives them."""
+    return torch.int32 if like.is_cuda else like.dtype
+
+
 def largest(x: Tensor) -> float:
     """Of the magnitudes; NaN if there is one."""
     return float(x.abs().amax()) if x.numel() else 0.0
@@ -243,6 +311,15 @@ def hopper_cases() -> list[LossCase]:
             ("proxies", "proxies as rows", "memory"),
             ((torch.bfloat16, 72, "unit"), (torch.float16, 136, "ball")),
         )
+    ]
+
+
+def shard_cases() -> list[ShardCase]:
+    """Every loss with rows of samples and of proxies, in several precisions; shapes and normalisation take turns."""
+    combinations = itertools.product(LOSSES, ("proxies", "proxies as rows"), DTYPES[:2])
+    return [
+        ShardCase(*combination, SHAPES[i % len(SHAPES)], NORMALIZE[i % len(NORMALIZE)], "sum")
+        for i, combination in enumerate(combinations)
     ]
 
 
@@ -410,9 +487,57 @@ def neighbor_cases() -> list[NeighborCase]:
     ]
 
 
-Case = LossCase | SelectionCase | NeighborCase | ProjectionCase
+@dataclass(frozen=True)
+class SpreadCase:
+    """SoftTriple's regulariser and its gradient, some centres of a class coinciding."""
+
+    shape: tuple[int, int, int]  # classes, centres of each, dimension
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"spread-{str(self.dtype).removeprefix('torch.')}-{'x'.join(map(str, self.shape))}"
+
+    def problems(self, device: str) -> list[str]:
+        """Where value or gradient are off from float64."""
+        random = torch.Generator().manual_seed(sum(self.shape))
+        centres = torch.randn(self.shape, generator=random).to(self.dtype)
+        centres[1::3, -1] = centres[1::3, 0]
+        value, gradient = self._run(centres.to(device))
+        expected, truth = self._run(centres.double())
+        eps = torch.finfo(self.dtype).eps
+        return [
+            f"{self}: {name}: off from float64 by {error:.3g}, allowed {bound:.3g}"
+            for name, error, bound in (
+                ("value", largest(value - expected), 1e-5 * largest(expected)),
+                ("gradient", largest(gradient - truth), (eps + 1e-5) * largest(truth)),
+            )
+            if not error <= bound
+        ]
+
+    @staticmethod
+    def _run(centres: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = centres.clone().requires_grad_()
+        value = centre_spread(leaf)
+        one_each = value * leaf[..., 0].numel()  # or float16 has no numbers for the gradient
+        return value.detach().double().cpu(), torch.autograd.grad(one_each, leaf)[0].double().cpu()
+
+
+def spread_cases() -> list[SpreadCase]:
+    """A centre for each class (then there is nothing to add up), a few, more than a warp has lanes."""
+    shapes = ((7, 1, 5), (33, 3, 17), (130, 5, 130), (3, 32, 257))
+    return [SpreadCase(shape, dtype) for shape in shapes for dtype in FLOATS]
+
+
+Case = LossCase | SelectionCase | NeighborCase | ProjectionCase | SpreadCase
 
 
 def all_cases() -> list[Case]:
     """Of every operator."""
-    return [*loss_cases(), *selection_cases(), *neighbor_cases(), *projection_cases()]
+    return [
+        *loss_cases(),
+        *shard_cases(),
+        *spread_cases(),
+        *selection_cases(),
+        *neighbor_cases(),
+        *projection_cases(),
+    ]

@@ -7,19 +7,20 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import one_thread  # noqa: F401
-from pretended_gpu import KERNEL, RATES, PretendedGpu
+from pretended_gpu import RATES, PretendedGpu, kernel
 from torch import Tensor
 
 import ccp_fast.functional as F
 from ccp_fast.bench import results
-from ccp_fast.bench.accuracy import Errors, errors
-from ccp_fast.bench.baselines import cross_entropy, farthest, lists
+from ccp_fast.bench.accuracy import Errors, beyond_budget, errors
+from ccp_fast.bench.baselines import cross_entropy, farthest, lists, pairs, truth
 from ccp_fast.bench.case import Aim, Case, Implementation, Outputs, Place, Step, Work
 from ccp_fast.bench.cases import hopper, k_center, losses, projection, select
 from ccp_fast.bench.cases.gpu import SHAPES, TEMPERATURE, gpu_cases
@@ -27,7 +28,6 @@ from ccp_fast.bench.gpu import machine, report, runner
 from ccp_fast.bench.gpu.ceilings import Rates, matmul_precision
 from ccp_fast.bench.gpu.ceilings import measure as measure_ceilings
 from ccp_fast.bench.gpu.timing import interleave
-from ccp_fast.bench.gpu.trace import kernels_of
 from ccp_fast.bench.results import GpuFindings, Measured, Row, compare, judge, read_rows
 from ccp_fast.bench.tables import console
 from ccp_fast.bench.timing import FEWEST_ROUNDS
@@ -115,6 +115,28 @@ def test_passes_are_the_step_in_two(words: str) -> None:
     for _ in range(2):
         for a, b in zip(whole, [*forward(), *backward()], strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES, ids=lambda loss: loss.name)
+def test_the_truth_in_parts_is_that_of_the_whole(loss: losses.Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = losses.case(loss, "sop", SHAPES["toy"]["sop"])
+    inputs = case.inputs()
+    whole = losses.forward_backward(partial(pairs.loss_of, loss.eager), inputs.double())()
+    monkeypatch.setattr(truth, "PAIRS_AT_ONCE", 5 * 160)
+    monkeypatch.setattr(truth, "ITEMS_AT_ONCE", 33)
+    for a, b in zip(case.truth(inputs), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-15)
+
+
+def test_a_pair_on_a_margin_is_undecided_and_no_other() -> None:
+    loss = next(loss for loss in losses.LOSSES if loss.name == "c1")  # s above 0.5
+    case = losses.case(loss, "sop", SHAPES["toy"]["sop"])
+    assert case.undecided is not None
+    beside = (0.5 + 1e-6, (1 - (0.5 + 1e-6) ** 2) ** 0.5)
+    inputs = losses.Inputs(torch.eye(2), torch.tensor([[[1.0, 0.0]], [beside]]), torch.tensor([0, 1]))
+    _, anchors, proxies = case.undecided(inputs)
+    assert (anchors > 0.1).tolist() == [True, False]
+    assert (proxies > 0.1).tolist() == [[False], [True]]
 
 
 def test_every_case_has_its_own_key_and_the_same_in_every_size() -> None:
@@ -295,52 +317,6 @@ def test_samples_begin_with_a_cold_cache_and_take_the_inputs_in_turn() -> None:
     assert gpu.log[gpu.log.index("flush 2") + 1] == "q0"
 
 
-# --- the trace --------------------------------------------------------------------------------------------------
-
-
-def test_kernels_are_read_off_a_trace() -> None:
-    def event(cat: str, name: str, ts: float, **args: Any) -> dict[str, Any]:
-        return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": 2.0, "args": args}
-
-    launch = {"grid": [3, 1, 1], "block": [256, 1, 1], "registers per thread": 64, "shared memory": 2048}
-    trace = {
-        "traceEvents": [
-            event("cpu_op", "aten::mm", 1.0),
-            event("cuda_runtime", "cudaLaunchKernel", 1.5),
-            event("kernel", "second", 9.0, **launch, **{"est. achieved occupancy %": 31.0}),
-            event("gpu_memset", "Memset (Device)", 8.0),
-            event("kernel", "first", 5.0, **launch),
-            event("kernel", "first", 6.0, **launch),
-            {"ph": "M", "name": "process_name"},
-        ]
-    }
-    first, memset, second = kernels_of(trace)
-    assert (first.name, first.kind, first.count, first.microseconds) == ("first", "kernel", 2, 4.0)
-    assert (memset.kind, memset.grid, memset.registers) == ("memset", [], None)
-    assert (second.grid, second.registers, second.shared_bytes, second.occupancy) == (
-        [3, 1, 1],
-        64,
-        2048,
-        31.0,
-    )
-    found = GpuFindings([first, memset], [second], "same bits", None, 100, 0)
-    assert found.launches == (2, 1)  # a memset is no kernel
-    assert GpuFindings([], [], "same bits", None, 100, 0).launches is None
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("void ccp::cuda::similarity_reduce(ccp::cuda::ReduceJob)", "similarity_reduce"),
-        ("void ccp::cuda::forward<float, 3>(Job)", "forward<float, 3>"),
-        ("Memset (Device)", "Memset "),
-        ("x" * 60, "x" * 47 + "…"),
-    ],
-)
-def test_names_of_kernels_are_short(name: str, shown: str) -> None:
-    assert report.short(name) == shown
-
-
 # --- one case ---------------------------------------------------------------------------------------------------
 
 
@@ -407,13 +383,46 @@ def test_what_ours_raises_is_raised_and_a_lack_of_memory_leaves_the_case_out() -
         runner.measure(toy_case(large), OPTIONS, RATES, PretendedGpu())
 
 
-def test_a_truth_that_does_not_fit_costs_the_errors_alone() -> None:
+def test_a_case_whose_truth_does_not_fit_is_left_out() -> None:
     def truth(inputs: Any) -> Outputs:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    row = runner.measure(toy_case(OURS, EAGER, truth=truth), OPTIONS, RATES, PretendedGpu())
-    assert row.ours.value_error is None
-    assert row.failed == {"errors": "no room for the float64 truth"}
+    with pytest.raises(runner.LeftOut, match="no room"):
+        runner.measure(toy_case(OURS, EAGER, truth=truth), OPTIONS, RATES, PretendedGpu())
+
+
+def test_ours_may_err_twice_as_much_as_eager_and_a_little_more() -> None:
+    def wrong(ours: Implementation, eager: Implementation = EAGER, **more: Any) -> list[str]:
+        return runner.measure(toy_case(ours, eager, **more), OPTIONS, RATES, PretendedGpu()).wrong
+
+    def named(name: str, role: Any, *numbers: float) -> Implementation:
+        return Implementation(name, role, giving(*numbers))
+
+    coarse = named("eager", "eager", 1.001, 1.001)
+    assert wrong(OURS) == []
+    assert wrong(named("ccp_fast", "ours", 1.0, 1.00002)) == [
+        "ccp_fast: its gradient is off by 2e-05 of the largest number, expected at most 6.9e-06"
+    ]
+    assert wrong(named("ccp_fast", "ours", 1.002, 1.002), coarse) == []
+    assert "its value is off by 0.0021 " in wrong(named("ccp_fast", "ours", 1.0021, 1.0), coarse)[0]
+    assert wrong(named("ccp_fast", "ours", 1.003, 1.003), precision="bfloat16") == []
+    assert "off by inf" in wrong(named("ccp_fast", "ours", math.nan))[0]
+    assert beyond_budget(None, None, "tf32") == "its results were compared with nothing"
+    path = runner.measure(
+        toy_case(OURS, EAGER, named("another way", "path", 2.0)), OPTIONS, RATES, PretendedGpu()
+    )
+    assert path.wrong == ["another way: its value is off by 1 of the largest number, expected at most 5e-06"]
+
+
+def test_what_a_margin_decides_is_no_error() -> None:
+    truth = torch.zeros((), dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)
+    outputs = torch.zeros(()), torch.tensor([[1.0, 1.0], [1.5, 1.0], [1.0, 1.0]])
+    assert errors(outputs, truth) == Errors(0.0, 0.5)
+    undecided = torch.zeros(()), torch.tensor([0.0, 0.4, 9.0])
+    found = errors(outputs, truth, undecided)
+    assert found.gradient == pytest.approx(0.1)
+    nan = outputs[0], outputs[1] * torch.nan
+    assert errors(nan, truth, undecided).gradient == math.inf
 
 
 def test_a_peer_of_a_lower_precision_is_no_rival() -> None:
@@ -486,7 +495,7 @@ def test_small_inputs_are_made_thrice_and_large_ones_once() -> None:
 
 def row(p50: float = 0.08, floor: float = 0.05, **more: Any) -> Row:
     ours = Measured("ccp_fast", "ours", 0.9 * p50, p50, 1.1 * p50, 9, 1.0, 1e-7, 1e-6, 1000, 0.1)
-    findings = GpuFindings([KERNEL], [KERNEL, KERNEL], "same bits", 0.07, 100, 0)
+    findings = GpuFindings([kernel()], [kernel(), kernel()], "same bits", 0.07, 100, 0)
     return Row("losses", "c2", "sop", "128 vs 40", "", 4e9, 1e9, floor, "bytes", [ours], precision="bfloat16",
                gpu=findings, **more)  # fmt: skip
 
@@ -562,7 +571,7 @@ def test_tables_tell_everything_once(capsys: pytest.CaptureFixture[str]) -> None
         shown.split()
     )
     assert "FAILED: k-center: RuntimeError: no" in shown
-    assert "132 x 1 x 1" in shown
+    assert "forward<float>" in shown
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_the_command_measures_keeps_and_compares(tmp_path: Path) -> None:
     (written,) = tmp_path.iterdir()
     assert written.name == "gpu_pretended_2025-01-31.json"
     document = json.loads(written.read_text())
-    assert document["format"] == 2
+    assert document["format"] == 3
     assert len(document["rows"]) == 4
     assert document["failures"] == {} == document["left_out"]
     assert document["ceilings"]["bytes_per_second"] == 4e12
@@ -69,6 +69,7 @@ def test_the_command_measures_keeps_and_compares(tmp_path: Path) -> None:
     second = CliRunner().invoke(app, [*OPTIONS_OF_COMMAND, "--compare", str(written)])
     assert second.exit_code == 0, second.output
     assert "Change of ccp_fast" in second.output
+    assert "Change of kernels" in second.output
 
 
 @pytest.mark.usefixtures("pretended")
@@ -112,6 +113,19 @@ def test_a_case_that_fails_is_told_and_the_others_go_on(
     }
     assert document["left_out"] == {"k-center farthest_points 1e6 float32": "no room"}
     assert [kept["setting"] for kept in document["rows"]] == ["sop-unseeded", "batch"]
+
+
+@pytest.mark.usefixtures("pretended")
+def test_results_that_are_off_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def off(*arguments: Any) -> Row:
+        return replace(runner.measure(*arguments), wrong=["ccp_fast: its value is off by 1"])
+
+    monkeypatch.setattr(command, "measure", off)
+    result = CliRunner().invoke(
+        app, ["gpu", "--quick", "--only", "c2+batch+float32", "--seconds", "0", "--runs", "2"]
+    )
+    assert result.exit_code == 1
+    assert "FAILED: losses c2 batch float32: ccp_fast: its value is off by 1" in result.output
 
 
 @pytest.mark.usefixtures("pretended")

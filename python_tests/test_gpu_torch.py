@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from small_cases import DTYPES, LOSSES, LossCase, Pairs
+from small_cases import (
+    DTYPES,
+    LOSSES,
+    Case,
+    LossCase,
+    Pairs,
+    neighbor_cases,
+    projection_cases,
+    selection_cases,
+    shard_cases,
+)
 from torch import Tensor
 
 import ccp_fast.functional as F
@@ -129,7 +139,7 @@ def captured(step: Callable[[], list[Tensor]]) -> tuple[torch.cuda.CUDAGraph, li
     return graph, outputs
 
 
-@pytest.mark.parametrize("kind", ["proxies", "proxies as rows"])
+@pytest.mark.parametrize("kind", ["proxies", "proxies as rows", "batch", "memory"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_graph_replays_the_bits_of_a_call_on_new_numbers(loss: str, kind: str) -> None:
     case = make_case(loss, kind)
@@ -138,8 +148,9 @@ def test_a_graph_replays_the_bits_of_a_call_on_new_numbers(loss: str, kind: str)
     for seed in (1, 2):
         other = case.draw(seed).on(DEVICE)
         with torch.no_grad():
-            for mine, new in zip((*pairs.leaves, pairs.labels), (*other.leaves, other.labels), strict=True):
-                mine.copy_(new)
+            for mine, new in zip(pairs, other, strict=True):
+                if mine is not None:
+                    mine.copy_(new)
         graph.replay()
         for a, b in zip(outputs, step_of(case, other)(), strict=True):
             assert torch.equal(a, b)
@@ -239,7 +250,19 @@ def test_several_streams_at_once() -> None:
             assert torch.equal(a, b)
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+@needs_two
+@pytest.mark.parametrize(
+    "case", [*selection_cases(), *neighbor_cases(), *projection_cases(), *shard_cases()], ids=str
+)
+def test_any_operator_runs_where_its_tensors_are(case: Case) -> None:
+    assert case.problems("cuda:1") == []
+    assert torch.cuda.current_device() == 0
+
+
+@needs_two
 @pytest.mark.parametrize("loss", LOSSES)
 def test_tensors_decide_about_the_device(loss: str) -> None:
     case = make_case(loss)

@@ -58,6 +58,18 @@ def test_every_reason_is_printed_on_one_line():
     assert "CUDA devices  NVIDIA H200 (sm_90, 140 GiB)" in _info.format_info(whole)
 
 
+def test_it_says_whether_cuda_kernels_have_ever_run(monkeypatch):
+    results = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+    assert bool(list(results.glob("gpu_*.json"))) == _info.CUDA_KERNELS_HAVE_RUN
+    for run, said in (
+        (False, "80, 90a; none has run on a GPU yet, results and speed there are unknown"),
+        (True, "80, 90a"),
+    ):
+        monkeypatch.setattr(_info, "CUDA_KERNELS_HAVE_RUN", run)
+        text = _info.format_info({**ccp_fast.info(), "cuda_architectures": ["80", "90a"]})
+        assert f"CUDA kernels  {said}" in text.splitlines()
+
+
 def test_the_path_for_hopper_says_that_it_has_not_run(monkeypatch):
     assert (ccp_fast.info()["hopper"] is not None) == ("90a" in ccp_fast.info()["cuda_architectures"])
     monkeypatch.setattr(_info, "_operators", lambda missing: ("_ops.so", {**BUILT, "hopper_built": "yes"}))

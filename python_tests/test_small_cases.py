@@ -17,11 +17,14 @@ from small_cases import (
     NeighborCase,
     ProjectionCase,
     SelectionCase,
+    ShardCase,
     hopper_cases,
     loss_cases,
     neighbor_cases,
     projection_cases,
     selection_cases,
+    shard_cases,
+    spread_cases,
 )
 
 import ccp_fast.functional as F
@@ -32,6 +35,27 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_losses_are_within_bounds() -> None:
     assert [problem for case in loss_cases() for problem in case.problems("cpu")] == []
+
+
+def test_shards_and_spreads_are_within_bounds() -> None:
+    cases = [*shard_cases(), *spread_cases()]
+    assert {case.loss for case in cases if isinstance(case, ShardCase)} == set(small_cases.LOSSES)
+    assert [problem for case in cases for problem in case.problems("cpu")] == []
+
+
+def test_a_shard_that_counts_wrongly_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [
+        ShardCase(loss, kind, small_cases.DTYPES[0], (70, 29, 3, 33), "unit", "sum")
+        for loss in ("triplet", "multi_similarity")
+        for kind in ("proxies", "proxies as rows")
+    ]
+    right = small_cases.shard_ops.backward
+
+    def shifted(grad: torch.Tensor, shard: Any, *rest: Any) -> Any:
+        return right(grad, shard._replace(labels=shard.labels + 1), *rest)
+
+    monkeypatch.setattr(small_cases.shard_ops, "backward", shifted)
+    assert all(case.problems("cpu") for case in cases)
 
 
 def test_choices_and_projections_are_equal() -> None:
@@ -129,4 +153,42 @@ def test_the_program_for_sanitizers_runs_on_the_cpu() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "2 of 2 cases on cpu, 0 problems\n"
+    assert done.stdout == "2 of 2 cases (100 %) on cpu, 1 of 1 losses and operators, 0 problems\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "begun"),
+    [
+        (("--seconds", "0"), "0 of 2 cases (0 %) on cpu, 0 of 1"),
+        (("--at-least", "101"), "2 of 2 cases (100 %)"),
+    ],
+)
+def test_too_few_cases_fail(
+    options: tuple[str, ...],
+    begun: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu_small_cases import main
+
+    monkeypatch.setattr(sys, "argv", ["gpu_small_cases.py", "--device", "cpu", "--only", "many", *options])
+    assert main() == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith(begun)
+    assert "TOO FEW: expected all of these and" in shown
+
+
+def test_one_of_each_operator_and_loss_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu_small_cases import mixed, one_of_each
+
+    named = [(type(case).__name__, case) for case in small_cases.all_cases()]
+    first, others = one_of_each([("hopper", case) for case in hopper_cases()] + named)
+    assert {case.loss for case in first if isinstance(case, ShardCase)} == set(small_cases.LOSSES)
+    # Of three types in one process, of two in shards, of two on the path for Hopper.
+    assert len([case for case in first if isinstance(case, LossCase)]) == 7 * len(small_cases.LOSSES)
+    assert {case.k for case in first if isinstance(case, NeighborCase)} == {1, 4, 90, 1000, 2000}
+    assert {type(case) for case in first} == {type(case) for _, case in named}
+    everything = [*first, *mixed(others)]
+    assert sorted(map(str, everything)) == sorted(map(str, [*hopper_cases(), *small_cases.all_cases()]))

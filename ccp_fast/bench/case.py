@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ccp_fast.bench.launch import KernelWork, Launch
+
 Outputs = Sequence[Tensor]
 Step = Callable[[], Outputs]
 
@@ -80,9 +82,11 @@ class Aim:
 class Case:
     """A step returns its results: for a loss the value, then the gradients.
 
-    `truth` gives the same from float64. `in_place`: the results are tensors that existed before, so none of
-    them is new memory. `products`: the FLOPs are those of matrix products, which matrix units can do. `passes`:
-    our step cut into forward and backward, to count the kernels of each; None where there is no backward.
+    `truth` gives the same from float64, and `undecided`, where it is there, by how much the value and each vector of a
+    gradient may be off because pairs lie on a margin. `in_place`: the results are tensors that existed before, so none
+    of them is new memory. `products`: the FLOPs are those of matrix products, which matrix units can do. `passes`:
+    our step cut into forward and backward, to see the kernels of each; None where there is no backward. `kernel_work`:
+    what each launch of such a pass must do, of the inputs, the case's work, the launches and the multiprocessors.
     """
 
     family: str
@@ -98,6 +102,8 @@ class Case:
     precision: Precision = "float32"
     products: bool = False
     passes: Callable[[Any], tuple[Step, Step]] | None = None
+    undecided: Callable[[Any], Outputs] | None = None
+    kernel_work: Callable[[Any, Work, Sequence[Launch], int], Sequence[KernelWork | None]] | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:

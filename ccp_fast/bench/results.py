@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ccp_fast.bench.case import Aim, Role
+from ccp_fast.bench.launch import Kind
 
-FORMAT = 2  # 1 had no precision, and knew the CPU alone
-_READABLE = (1, 2)
+FORMAT = 3  # 2 had no floors of kernels; 1 had no precision, and knew the CPU alone
+_READABLE = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,28 @@ class Measured:
 
 @dataclass(frozen=True)
 class Kernel:
-    """What a step makes a GPU do, `count` times in the same way, as torch.profiler tells it; None: it does not say."""
+    """What a pass makes a GPU do, `count` times in the same way. Times, work and rates are of one; None: not known."""
 
     name: str
-    kind: Literal["kernel", "memset", "memcpy"]
+    kind: Kind
     count: int
-    microseconds: float  # of all of them
+    p20_us: float
+    p50_us: float
+    p80_us: float
+    samples: int
     grid: list[int]
     block: list[int]
     registers: int | None  # per thread
     shared_bytes: int | None  # per block
-    occupancy: float | None  # percent, estimated from the launch
+    resident_blocks: int | None  # that a multiprocessor can have at a time
+    occupancy: float | None  # percent of its warps, with so many blocks
+    tile: str | None  # what a block has in hand at a time
+    flops: float | None  # the least it must do
+    bytes: float | None
+    floor_us: float | None
+    floor_from: str | None  # "FLOPs" or "bytes"
+    gigabytes_per_second: float | None  # of that work
+    teraflops_per_second: float | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,7 @@ class Row:
     aims: list[dict[str, Any]] = field(default_factory=list)
     precision: str = "float32"
     gpu: GpuFindings | None = None
+    wrong: list[str] = field(default_factory=list)  # what is wrong with results of ours, a sentence each
 
     @property
     def label(self) -> str:
@@ -207,8 +220,7 @@ def compare(rows: Sequence[Row], threads: int | None, before: Sequence[Mapping[s
             continue
         then = next(m for m in was["implementations"] if m["role"] == "ours")
         now = row.ours
-        apart = now.p50_ms > then["p80_ms"] and then["p50_ms"] < now.p20_ms
-        apart |= now.p50_ms < then["p20_ms"] and then["p50_ms"] > now.p80_ms
+        apart = _apart((then["p20_ms"], then["p50_ms"], then["p80_ms"]), (now.p20_ms, now.p50_ms, now.p80_ms))
         changes.append(
             Change(
                 *row_key(row)[:3],
@@ -221,6 +233,53 @@ def compare(rows: Sequence[Row], threads: int | None, before: Sequence[Mapping[s
             )
         )
     return changes
+
+
+@dataclass(frozen=True)
+class KernelChange:
+    """One kernel in two runs of a case."""
+
+    case: str
+    part: str  # the pass
+    name: str
+    before_us: float
+    now_us: float
+    clear: bool
+
+    @property
+    def relative(self) -> float:
+        """As of `Change`."""
+        return self.now_us / self.before_us - 1
+
+
+def compare_kernels(rows: Sequence[Row], before: Sequence[Mapping[str, Any]]) -> list[KernelChange]:
+    """Kernels of the same name in the same case and pass; rows of older formats have none."""
+    old = {_key(row): row for row in before}
+    changes = []
+    for row in rows:
+        was = (old.get(row_key(row)) or {}).get("gpu")
+        if row.gpu is None or not was:
+            continue
+        for part in ("forward", "backward"):
+            then = {kernel["name"]: kernel for kernel in reversed(was[part]) if "p50_us" in kernel}
+            for kernel in getattr(row.gpu, part):
+                if kernel.kind == "kernel" and kernel.name in then:
+                    b = then[kernel.name]
+                    apart = _apart(
+                        (b["p20_us"], b["p50_us"], b["p80_us"]), (kernel.p20_us, kernel.p50_us, kernel.p80_us)
+                    )
+                    changes.append(
+                        KernelChange(
+                            f"{row.name}, {row.label}", part, kernel.name, b["p50_us"], kernel.p50_us, apart
+                        )
+                    )
+    return changes
+
+
+def _apart(before: tuple[float, float, float], now: tuple[float, float, float]) -> bool:
+    """Do the medians lie outside each other's p20 to p80, on the same side?"""
+    slower = now[1] > before[2] and before[1] < now[0]
+    return slower or (now[1] < before[0] and before[1] > now[2])
 
 
 Key = tuple[str, str, str, str, str]

@@ -173,10 +173,10 @@ def _of_dense(p: Problem, g: Dense) -> tuple[Tensor, Tensor]:
         grad_a, grad_r = torch.mm(g.matrix, r).mul_(weights), torch.mm(g.matrix.T, a * weights)
     else:
         grad_a, grad_r = torch.mm(g.matrix, r), torch.mm(g.matrix.T, a)
-    return _to_original(grad_a, a, p.length_a), _to_original(grad_r, r, p.length_r)
+    return to_original(grad_a, a, p.length_a), to_original(grad_r, r, p.length_r)
 
 
-def _to_original(gradient: Tensor, unit: Tensor, length: Tensor) -> Tensor:
+def to_original(gradient: Tensor, unit: Tensor, length: Tensor) -> Tensor:
     """(I − v̂v̂ᵀ) g / ‖v‖, in place."""
     along = torch.einsum("nd,nd->n", gradient, unit)[:, None]
     return gradient.addcmul_(unit, along, value=-1).div_(length[:, None])

@@ -12,6 +12,7 @@ from torch import Tensor
 from ccp_fast import functional
 from ccp_fast.bench.baselines import farthest, lists
 from ccp_fast.bench.case import CPU, Aim, Case, Implementation, Outputs, Place, Size, Step, Work
+from ccp_fast.bench.cases import kernel_work
 
 FAMILY = "k-center"
 COVERS = 0.02  # of a radius: rounding may make a near tie another pick
@@ -98,6 +99,9 @@ def case(
         )(),
         aims=aims,
         precision=place.precision,
+        kernel_work=lambda inputs, work, launches, _: kernel_work.of_k_center(
+            inputs.points, inputs.seeds, work, launches
+        ),
     )
 
 

@@ -7,7 +7,7 @@ differ from one, so that normalising is work.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,13 +17,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ccp_fast import functional
-from ccp_fast.bench.baselines import by_hand, pairs, peers
-from ccp_fast.bench.case import CPU, Aim, Case, Implementation, Outputs, Place, Size, Step, Work
+from ccp_fast.bench.baselines import by_hand, pairs, peers, truth
+from ccp_fast.bench.case import CPU, Aim, Case, Implementation, Outputs, Place, Precision, Size, Step, Work
+from ccp_fast.bench.cases import kernel_work
+from ccp_fast.bench.launch import KernelWork, Launch
 
 FAMILY = "losses"
 BATCH_CLASSES = 32
 GROUP = 16  # classes that look alike
 AT_ONCE = 1 << 28  # pairs whose gradients are counted together
+# From a margin: how far a distance may be off. Products of bfloat16 are exact, and added up in float32.
+_ON_A_MARGIN: dict[Precision, float] = {"float32": 2e-6, "tf32": 2e-3, "bfloat16": 2e-6}
 
 Call = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 
@@ -95,6 +99,11 @@ class Loss:
     def has_peer(self) -> bool:
         """Does pytorch-metric-learning have it?"""
         return hasattr(peers, self.stem)
+
+    @property
+    def margins(self) -> list[str]:
+        """The options at which a pair's term begins; none of a dense loss."""
+        return [] if self.dense else list(self.options)
 
     def peer(self) -> Call:
         """Its class there, ready to be called."""
@@ -225,11 +234,13 @@ def case(
         inputs=partial(make_inputs, shape, place=place),
         work=partial(_work, loss),
         implementations=_implementations(loss) if implementations is None else implementations,
-        truth=lambda inputs: forward_backward(partial(pairs.loss_of, loss.eager), inputs.double())(),
+        truth=partial(_truth, loss),
+        undecided=partial(_undecided, loss, place.precision) if loss.margins else None,
         aims=aims,
         precision=place.precision,
         products=True,
         passes=partial(_passes, loss.ours),
+        kernel_work=partial(_kernel_work, loss.stem == "proxy_anchor"),
     )
 
 
@@ -284,11 +295,40 @@ def _passes(call: Call, inputs: Inputs) -> tuple[Step, Step]:
     )
 
 
+def _truth(loss: Loss, inputs: Inputs) -> Outputs:
+    """In parts where it can be; the terms of Proxy-Anchor are of columns, and there are no 10⁷ of them."""
+    if inputs.references is None or loss.stem == "proxy_anchor":
+        return forward_backward(partial(pairs.loss_of, loss.eager), inputs.double())()
+    return truth.value_and_gradients(loss.eager, inputs.anchors, inputs.references, inputs.labels)
+
+
+def _undecided(loss: Loss, precision: Precision, inputs: Inputs) -> Outputs:
+    """What the pairs on a margin make of the value and of each vector's gradient: the largest difference.
+
+    Rounding decides whether such a pair has a term. So much do results differ between margins a little larger and a
+    little smaller.
+    """
+    by = _ON_A_MARGIN[precision]
+    lower, upper = (
+        _truth(replace(loss, options={name: loss.options[name] + shift for name in loss.margins}), inputs)
+        for shift in (-by, by)
+    )
+    # In place: gradients of ten million proxies take gigabytes.
+    value, *gradients = (x.sub_(y).abs_() for x, y in zip(lower, upper, strict=True))
+    return value, *(gradient.amax(-1) for gradient in gradients)
+
+
 def _work(loss: Loss, inputs: Inputs) -> Work:
     if loss.dense:
         return work(inputs, inputs.pairs)
     active = active_pairs(loss.eager, inputs)
     return work(inputs, active)._replace(note=f"{active / inputs.pairs:.2%} of the pairs active")
+
+
+def _kernel_work(
+    proxies_are_rows: bool, inputs: Inputs, work: Work, launches: Sequence[Launch], multiprocessors: int
+) -> list[KernelWork | None]:
+    return kernel_work.of_loss(inputs.leaves, work, launches, multiprocessors, proxies_are_rows)
 
 
 def work(inputs: Inputs, active: int) -> Work:
@@ -320,5 +360,5 @@ def active_pairs(pair_loss: pairs.PairLoss, inputs: Inputs) -> int:
 
 
 def _with_gradient(pair_loss: pairs.PairLoss, s: Tensor, positives: Tensor) -> int:
-    (gradient,) = torch.autograd.grad(pair_loss(s.requires_grad_(), positives), s)
+    (gradient,) = torch.autograd.grad(pairs.value_of(pair_loss(s.requires_grad_(), positives)), s)
     return int(gradient.count_nonzero())

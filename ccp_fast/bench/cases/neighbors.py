@@ -12,6 +12,7 @@ from torch import Tensor
 from ccp_fast import functional
 from ccp_fast.bench.baselines import nearest
 from ccp_fast.bench.case import CPU, Aim, Case, Implementation, Outputs, Place, Size, Step, Work
+from ccp_fast.bench.cases import kernel_work
 
 FAMILY = "neighbors"
 
@@ -91,6 +92,9 @@ def case(setting: str, shape: Shape, place: Place = CPU, aims: tuple[Aim, ...] =
         ),
         aims=aims,
         precision=place.precision,
+        kernel_work=lambda inputs, work, launches, _: kernel_work.of_neighbors(
+            inputs.anchors, inputs.references, inputs.k, launches
+        ),
         products=True,
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ccp_fast import functional
 from ccp_fast.bench.baselines import lists
 from ccp_fast.bench.case import CPU, Aim, Case, Implementation, Outputs, Place, Size, Step, Work
+from ccp_fast.bench.cases import kernel_work
 from ccp_fast.bench.ceilings import copies
 
 FAMILY = "projection"
@@ -85,6 +86,9 @@ def case(
         aims=aims,
         in_place=True,
         precision=place.precision,
+        kernel_work=lambda inputs, work, launches, _: kernel_work.of_projection(
+            inputs.params, work, launches
+        ),
     )
 
 

@@ -33,10 +33,14 @@ class Rates:
 
     def flops_per_second(self, case: Case) -> float:
         """For the arithmetic of a case; what is no matrix product runs outside of the matrix units, in float32."""
+        return self.of(case.precision, case.products)
+
+    def of(self, precision: Precision, products: bool) -> float:
+        """FLOPs per second of such arithmetic."""
         mm = self.mm_flops_per_second
-        if not case.products:
+        if not products:
             return mm["float32"]
-        return max(mm["float32"], mm["tf32"] / 3) if case.precision == "float32" else mm[case.precision]
+        return max(mm["float32"], mm["tf32"] / 3) if precision == "float32" else mm[precision]
 
 
 @contextmanager

@@ -5,15 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ccp_fast.bench.case import Outputs, Step
-from ccp_fast.bench.gpu.trace import kernels_of
-from ccp_fast.bench.results import Kernel
+from ccp_fast.bench.gpu.occupancy import Limits
+from ccp_fast.bench.gpu.trace import launches_of
+from ccp_fast.bench.launch import Launch
 
 _CACHES = 4  # how much larger than the L2 cache the buffer is that flushes it
 _UNKNOWN_CACHE = 64 << 20
@@ -28,7 +29,9 @@ class Gpu:
         self.device = torch.device("cuda", index)
         properties = torch.cuda.get_device_properties(index)
         self.cache_bytes = int(getattr(properties, "L2_cache_size", 0)) or _UNKNOWN_CACHE
-        self._profiled = False
+        self.limits = Limits.of_device(properties)
+        self.multiprocessors = int(properties.multi_processor_count)
+        self._flushes: set[Launch] | None = None
         self._buffer = torch.empty(_CACHES * self.cache_bytes, dtype=torch.uint8, device=self.device)
 
     def flush(self, times: int = 1) -> None:
@@ -86,22 +89,31 @@ class Gpu:
         """How often `capture` runs a step."""
         return _WARM_UPS
 
-    def kernels(self, step: Step) -> list[Kernel]:
-        """What one step makes the device do, in order; empty where the profiler sees nothing."""
-        if not self._profiled:  # its first use may miss what comes first
-            self._profiled = True
-            self._trace(step)
-        return self._trace(step)
+    def launches(self, steps: Sequence[Step], times: int) -> list[Launch]:
+        """What so many calls of the steps in turn make the device do, in order, each after a cold L2 cache.
 
-    def _trace(self, step: Step) -> list[Kernel]:
+        Empty where the profiler sees nothing.
+        """
+        if self._flushes is None:
+            self._trace(self.flush)  # the profiler's first use may miss what comes first
+            self._flushes = {launch.key for launch in self._trace(self.flush)}
+
+        def calls() -> None:
+            for i in range(times):
+                self.flush()
+                steps[i % len(steps)]()
+
+        return [launch for launch in self._trace(calls) if launch.key not in self._flushes]
+
+    def _trace(self, calls: Callable[[], object]) -> list[Launch]:
         self.wait()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-            step()
+            calls()
             self.wait()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trace.json"
             profiler.export_chrome_trace(str(path))
-            return kernels_of(json.loads(path.read_text(encoding="utf-8")))
+            return launches_of(json.loads(path.read_text(encoding="utf-8")))
 
     def release(self) -> None:
         """Give unused memory back, so that the next case finds it whole."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
 from ccp_fast.bench.gpu.ceilings import Rates
-from ccp_fast.bench.results import GpuFindings, Measured, Row
+from ccp_fast.bench.launch import parameters_of, stem_of
+from ccp_fast.bench.results import GpuFindings, Kernel, KernelChange, Measured, Row
 from ccp_fast.bench.tables import beside, errors_of, make_table, megabytes_of, milliseconds
 
 _MOST_CASES = 4  # named beside a reason; more are counted
@@ -134,34 +136,79 @@ def show_missing(out: Console, left_out: Mapping[str, str], failures: Mapping[st
 def show_kernels(out: Console, rows: Sequence[Row]) -> None:
     """Each kernel of ours by itself."""
     table = make_table(
-        "Kernels of ccp_fast; occupancy as estimated from the launch",
-        ("case", "pass", "kernel"),
-        ("times", "µs", "grid", "block", "registers", "shared KB", "occupancy"),
+        "Kernels of ccp_fast, each pass after a cold L2; GB/s and TFLOP/s of the work that its floor counts",
+        ("case, pass\nkernel\ntile",),
+        (
+            "times",
+            "µs, p50\np20 – p80",
+            "floor, µs\n/p50",
+            "GB/s\nTFLOP/s",
+            "grid\nblock",
+            "registers\nshared KB",
+            "resident\noccupancy",
+        ),
     )
     for row in rows:
         if row.gpu is None:
             continue
         for name, kernels in (("forward", row.gpu.forward), ("backward", row.gpu.backward)):
             for kernel in kernels:
-                shared, occupancy = kernel.shared_bytes, kernel.occupancy
-                table.add_row(
-                    f"{row.name}, {row.label}",
-                    name,
-                    short(kernel.name),
-                    str(kernel.count),
-                    f"{kernel.microseconds:.1f}",
-                    " x ".join(map(str, kernel.grid)),
-                    " x ".join(map(str, kernel.block)),
-                    "-" if kernel.registers is None else str(kernel.registers),
-                    "-" if shared is None else f"{shared / 1024:.1f}",
-                    "-" if occupancy is None else f"{occupancy:.0f}%",
-                )
+                table.add_row(*_kernel(f"{row.name}, {row.label}, {name}", kernel))
     out.print(table)
 
 
-def short(name: str, most: int = 48) -> str:
+def _kernel(where: str, kernel: Kernel) -> list[str]:
+    def known(value: float | None, form: str) -> str:
+        return "-" if value is None else form.format(value)
+
+    def size(extent: Sequence[int]) -> str:
+        return " x ".join(map(str, _without_ones(extent))) or "-"
+
+    shared = None if kernel.shared_bytes is None else kernel.shared_bytes / 1024
+    share = None if kernel.floor_us is None or not kernel.p50_us else kernel.floor_us / kernel.p50_us
+    return [
+        f"{where}\n {short(kernel.name)}\n {kernel.tile or ''}".rstrip(),
+        str(kernel.count),
+        f"{kernel.p50_us:.1f}\n{kernel.p20_us:.1f} – {kernel.p80_us:.1f}",
+        f"{known(kernel.floor_us, '{:.2f}')}\n{known(share, '{:.0%}')} {kernel.floor_from or ''}".rstrip(),
+        f"{known(kernel.gigabytes_per_second, '{:.0f}')}\n{known(kernel.teraflops_per_second, '{:.3g}')}",
+        f"{size(kernel.grid)}\n{size(kernel.block)}",
+        f"{known(kernel.registers, '{}')}\n{known(shared, '{:.1f}')}",
+        f"{known(kernel.resident_blocks, '{}')}\n{known(kernel.occupancy, '{:.0f}%')}",
+    ]
+
+
+def _without_ones(extent: Sequence[int]) -> list[int]:
+    """A grid's extent without the trailing ones."""
+    kept = list(extent)
+    while len(kept) > 1 and kept[-1] == 1:
+        kept.pop()
+    return kept
+
+
+def show_kernel_changes(out: Console, changes: Sequence[KernelChange]) -> None:
+    """Kernels now against kernels then."""
+    if not changes:
+        return
+    table = make_table(
+        "Change of kernels since the older run; in brackets: within the spread",
+        ("case", "pass", "kernel"),
+        ("before µs", "now µs", "change"),
+    )
+    for change in changes:
+        percent = f"{change.relative:+.0%}"
+        table.add_row(
+            change.case,
+            change.part,
+            short(change.name),
+            f"{change.before_us:.1f}",
+            f"{change.now_us:.1f}",
+            percent if change.clear else f"({percent})",
+        )
+    out.print(table)
+
+
+def short(name: str, most: int = 40) -> str:
     """A kernel's name without its arguments and namespaces, cut where it is long."""
-    head = name.removeprefix("void ").split("<", 1)[0].split("(", 1)[0].rsplit("::", 1)[-1] or name
-    parameters = name[name.index("<") :].split("(", 1)[0] if "<" in name else ""
-    text = head + parameters.replace("ccp::", "")
+    text = stem_of(name) + re.sub(r"\w+::|\(anonymous namespace\)::", "", parameters_of(name))
     return text if len(text) <= most else text[: most - 1] + "…"

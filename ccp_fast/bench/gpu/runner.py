@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccp_fast.bench.accuracy import Errors, errors
-from ccp_fast.bench.case import Case, Implementation, Outputs, Precision, Role, Size, Step
+from ccp_fast.bench.accuracy import Errors, beyond_budget, errors
+from ccp_fast.bench.case import Case, Implementation, Outputs, Precision, Role, Size, Step, Work
 from ccp_fast.bench.gpu.ceilings import Rates, matmul_precision
 from ccp_fast.bench.gpu.device import Gpu
+from ccp_fast.bench.gpu.kernels import kernels_of
 from ccp_fast.bench.gpu.timing import interleave
+from ccp_fast.bench.launch import KernelWork, Launch
 from ccp_fast.bench.results import GpuFindings, Kernel, Measured, Row, judge
 from ccp_fast.bench.timing import Times, ratio
 
@@ -21,6 +23,7 @@ _SETS = 3  # of inputs, used in turn
 _LARGE = 4  # times the L2 cache: of inputs as large as that one set is enough
 _COARSE = 20  # a peer whose error is so many times eager's does less work, and is no rival
 _USUAL_ERROR: dict[Precision, float] = {"float32": 1e-6, "tf32": 1e-3, "bfloat16": 1e-2}  # eager may be lucky
+_PASSES: dict[Size, int] = {"full": 20, "quick": 5, "toy": 2}  # whose kernels are timed
 _REPLAY = "ccp_fast, CUDA graph"
 
 
@@ -74,7 +77,10 @@ def _measure(case: Case, options: Options, rates: Rates, gpu: Gpu) -> Row:
     failed: dict[str, str] = {}
     entrants = _enter(case, sets, options, gpu, failed)
     ours = entrants[0]
-    findings, replay = _find_out(case, ours, inputs, options.runs, gpu)
+    forward, backward = _kernels(case, ours, sets, work, _PASSES[options.size], rates, gpu)
+    graph, replay = _graph(ours.competitor, inputs, gpu)
+    differing = _differing(ours.competitor, inputs, options.runs, case.in_place)
+    findings = GpuFindings(forward, backward, graph, None, options.runs, differing)
 
     steps = {entrant.competitor.name: entrant.steps for entrant in entrants}
     times, issue = interleave({**steps, **replay}, options.seconds, gpu)
@@ -96,6 +102,7 @@ def _measure(case: Case, options: Options, rates: Rates, gpu: Gpu) -> Row:
         failed,
         precision=case.precision,
         gpu=findings,
+        wrong=_wrong(entrants, case.precision),
     )
     return replace(row, aims=_judged(case, row) if options.size == "full" else [])
 
@@ -104,13 +111,15 @@ def _enter(
     case: Case, sets: Sequence[Any], options: Options, gpu: Gpu, failed: dict[str, str]
 ) -> list[_Entrant]:
     """Those that run, ours first."""
-    truth = _truth(case, sets[0], gpu, failed)
+    truth = case.truth(sets[0])
+    undecided = case.undecided(sets[0]) if case.undecided else None
+    gpu.release()
     entrants = []
     for competitor in case.implementations:
         if competitor.role == "compiled" and not options.compile:
             continue
         try:
-            entrants.append(_entrant(case, competitor, sets, truth, gpu))
+            entrants.append(_entrant(case, competitor, sets, truth, undecided, gpu))
         # A peer is somebody else's code, and a compiler: it may raise anything.
         except Exception as error:
             if competitor.role == "ours":
@@ -120,43 +129,50 @@ def _enter(
     return entrants
 
 
-def _truth(case: Case, inputs: Any, gpu: Gpu, failed: dict[str, str]) -> Outputs | None:
-    try:
-        return case.truth(inputs)
-    except torch.OutOfMemoryError:
-        failed["errors"] = "no room for the float64 truth"
-    gpu.release()
-    return None
-
-
 def _entrant(
-    case: Case, competitor: Implementation, sets: Sequence[Any], truth: Outputs | None, gpu: Gpu
+    case: Case,
+    competitor: Implementation,
+    sets: Sequence[Any],
+    truth: Outputs,
+    undecided: Outputs | None,
+    gpu: Gpu,
 ) -> _Entrant:
     steps = [competitor.prepare(inputs) for inputs in sets]
     found = None
     for step in steps:
         outputs = step()  # the first warm-up, too
-        if outputs and truth is not None and found is None:
-            found = errors(outputs, truth)
+        if outputs and found is None:
+            found = errors(outputs, truth, undecided)
         del outputs
     gpu.wait()
     extra = None if competitor.role == "copy" else gpu.peak_extra_bytes(steps[-1], case.in_place)
     return _Entrant(competitor, steps, found, extra)
 
 
-def _find_out(
-    case: Case, ours: _Entrant, inputs: Any, runs: int, gpu: Gpu
-) -> tuple[GpuFindings, dict[str, list[Step]]]:
-    """The findings but for the graph's time, and the step that replays the graph, if there is one."""
-    if case.passes is None:
-        forward, backward = gpu.kernels(ours.steps[0]), list[Kernel]()
-    else:
-        forward, backward = (gpu.kernels(step) for step in case.passes(inputs))
-    graph, replay = _graph(ours.competitor, inputs, gpu)
-    findings = GpuFindings(
-        forward, backward, graph, None, runs, _differing(ours.competitor, inputs, runs, case.in_place)
-    )
-    return findings, replay
+def _kernels(
+    case: Case, ours: _Entrant, sets: Sequence[Any], work: Work, passes: int, rates: Rates, gpu: Gpu
+) -> tuple[list[Kernel], list[Kernel]]:
+    """Of forward and of backward."""
+    parts: list[list[Step]] = [ours.steps]
+    if case.passes is not None:
+        parts = [list(steps) for steps in zip(*map(case.passes, sets), strict=True)]
+
+    def work_of(launches: Sequence[Launch]) -> Sequence[KernelWork | None]:
+        assert case.kernel_work is not None
+        return case.kernel_work(sets[0], work, launches, gpu.multiprocessors)
+
+    found = [
+        kernels_of(
+            gpu.launches(steps, passes),
+            passes,
+            work_of if case.kernel_work else None,
+            gpu.limits,
+            rates,
+            case.precision,
+        )
+        for steps in parts
+    ]
+    return found[0], found[1] if case.passes else []
 
 
 def _graph(ours: Implementation, inputs: Any, gpu: Gpu) -> tuple[str, dict[str, list[Step]]]:
@@ -200,9 +216,22 @@ def _bits(x: Tensor) -> Tensor:
     return x.detach().flatten().view(integer)
 
 
+def _eager_errors(entrants: Sequence[_Entrant]) -> Errors | None:
+    """Of the first that ran: PyTorch's operators with autograd."""
+    return next((e.errors for e in entrants if e.competitor.role == "eager" and e.errors), None)
+
+
+def _wrong(entrants: Sequence[_Entrant], precision: Precision) -> list[str]:
+    """Errors of ours, in whatever way, that are too large."""
+    eager = _eager_errors(entrants)
+    ours = [entrant for entrant in entrants if entrant.competitor.role in ("ours", "path")]
+    found = {entrant.competitor.name: beyond_budget(entrant.errors, eager, precision) for entrant in ours}
+    return [f"{name}: {problem}" for name, problem in found.items() if problem]
+
+
 def _usual_errors(entrants: Sequence[_Entrant], precision: Precision) -> Errors:
     """What eager PyTorch's errors are, or could be with less luck."""
-    eager = next((e.errors for e in entrants if e.competitor.role == "eager" and e.errors), Errors(0.0, 0.0))
+    eager = _eager_errors(entrants) or Errors(0.0, 0.0)
     usual = _USUAL_ERROR[precision]
     return Errors(max(eager.value, usual), max(eager.gradient or 0.0, usual))
 

@@ -1,46 +1,30 @@
-"""The kernels in a trace of torch.profiler (the JSON of chrome://tracing)."""
+"""The launches in a trace of torch.profiler (the JSON of chrome://tracing)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
-from ccp_fast.bench.results import Kernel
+from ccp_fast.bench.launch import Kind, Launch
 
-_KINDS: dict[str, Literal["kernel", "memset", "memcpy"]] = {
-    "kernel": "kernel",
-    "gpu_memset": "memset",
-    "gpu_memcpy": "memcpy",
-}
+_KINDS: dict[str, Kind] = {"kernel": "kernel", "gpu_memset": "memset", "gpu_memcpy": "memcpy"}
 
 
-def kernels_of(trace: Mapping[str, Any]) -> list[Kernel]:
-    """In the order in which each first ran; the same kernel with the same launch is counted."""
+def launches_of(trace: Mapping[str, Any]) -> list[Launch]:
+    """All that the device did, in order."""
     events = [event for event in trace["traceEvents"] if event.get("cat") in _KINDS]
-    found: dict[tuple[Any, ...], Kernel] = {}
-    for event in sorted(events, key=lambda event: float(event["ts"])):
-        kernel = _kernel(event)
-        key = (kernel.kind, kernel.name, *kernel.grid, *kernel.block, kernel.shared_bytes)
-        if key in found:
-            before = found[key]
-            kernel = replace(
-                before, count=before.count + 1, microseconds=before.microseconds + kernel.microseconds
-            )
-        found[key] = kernel
-    return list(found.values())
+    return [_launch(event) for event in sorted(events, key=lambda event: float(event["ts"]))]
 
 
-def _kernel(event: Mapping[str, Any]) -> Kernel:
+def _launch(event: Mapping[str, Any]) -> Launch:
     details = event.get("args", {})
-    return Kernel(
+    return Launch(
         name=event["name"],
         kind=_KINDS[event["cat"]],
-        count=1,
-        microseconds=float(event.get("dur", 0.0)),
-        grid=list(details.get("grid", [])),
-        block=list(details.get("block", [])),
+        grid=tuple(details.get("grid", ())),
+        block=tuple(details.get("block", ())),
         registers=details.get("registers per thread"),
         shared_bytes=details.get("shared memory"),
-        occupancy=details.get("est. achieved occupancy %"),
+        size=details.get("bytes"),
+        microseconds=float(event.get("dur", 0.0)),
     )
