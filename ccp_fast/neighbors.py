@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ccp_fast._checks import check_count, check_normalize
 from ccp_fast.ops import nearest_references as op
+from ccp_fast.ops._tf32 import allow_tf32
 from ccp_fast.reference.neighbors import NearestReferences
 
 __all__ = ["NearestReferences", "nearest_reference", "nearest_references"]
@@ -88,7 +89,7 @@ def nearest_references(
         k,
         normalize or "none",
         references is None,
-        torch.backends.cuda.matmul.allow_tf32,
+        allow_tf32(),
     )
     return NearestReferences(indices, distances)
 
