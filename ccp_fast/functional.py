@@ -89,9 +89,10 @@ def contrastive(
     """Contrastive loss with a margin on each side.
 
     l2: Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊; cosine: Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊.
+    distance: "cosine" is the dot product of the vectors as `normalize` leaves them.
 
     active_mean: positives and negatives each over their nonzero terms. mean: each over all M·N entries.
-    C2 of arXiv 2209.09060 is the default; C1 is distance="cosine", reduction="anchor_mean".
+    C2 of arXiv 2209.09060 is the default; C1 is distance="cosine", normalize="unit", reduction="anchor_mean".
     Source: Hadsell, Chopra, LeCun 2006, eq. 4, unsquared as in arXiv 2209.09060.
     """
     _one_of("distance", distance, ("l2", "cosine"))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from ccp_fast import functional as F
-from ccp_fast import losses
+from ccp_fast import losses, reference
 from ccp_fast.losses import MetricLoss
 
 CLASSES, PER_CLASS, DIM = 5, 3, 7
@@ -196,3 +198,17 @@ def test_refuses_half_of_the_references() -> None:
 def test_labels_are_classes(wrong: Tensor) -> None:
     with pytest.raises((ValueError, RuntimeError), match=r"^labels: expected"):
         losses.ContrastiveLoss(**SIZES)(torch.zeros(2, DIM), wrong)
+
+
+@pytest.mark.parametrize("described", [F.contrastive, losses.ContrastiveLoss, reference.contrastive])
+def test_c1_as_it_is_described_is_of_cosines(described: Callable[..., object]) -> None:
+    """Lengths of vectors make no difference."""
+    text = " ".join((inspect.getdoc(described) or "").split())
+    recipe = re.search(r"C1 (?:of that paper )?is ((?:\w+=\S+, )*\w+=\S+)\.", text)
+    assert recipe is not None, text
+    options = {name: value.strip('"') for name, value in (p.split("=") for p in recipe[1].split(", "))}
+    embeddings, labels = batch()
+    for function in (F.contrastive, reference.contrastive):
+        torch.testing.assert_close(
+            function(embeddings, None, labels, **options), function(embeddings / 9, None, labels, **options)
+        )

@@ -49,10 +49,10 @@ def contrastive(
     """Contrastive loss with two margins.
 
     l2:      Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊
-    cosine:  Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊
+    cosine:  Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊, of the vectors as `normalize` leaves them
 
     active_mean: each sign over its nonzero terms (C2 of arXiv 2209.09060). mean: each over all R·Q entries.
-    C1 of that paper is distance="cosine", pos_margin=0, neg_margin=0.5, reduction="anchor_mean".
+    C1 of that paper is distance="cosine", normalize="unit", reduction="anchor_mean".
     """
     pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     if distance == "l2":
