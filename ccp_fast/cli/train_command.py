@@ -13,6 +13,7 @@ from ccp_fast.cli.distributed import distributed
 from ccp_fast.cli.embed_command import embed
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.cli.evaluate_command import evaluate, shown
+from ccp_fast.cli.options import given, refuse_before_a_command, refuse_without_effect
 from ccp_fast.cli.plan import plan
 from ccp_fast.training import compare, protocols
 from ccp_fast.training.config import Config, explained, load_config, with_settings
@@ -103,14 +104,13 @@ def command(
 ) -> None:
     """Train an embedding; without options C2 with CCP on the glyph set, in under three minutes."""
     if context.invoked_subcommand is not None:
-        _take_no_options(context)
+        with one_sentence():
+            refuse_before_a_command(given(context), context.invoked_subcommand)
         return
     display = Display(quiet=quiet)
     with one_sentence():
+        refuse_without_effect(given(context), finds_its_run=resume == AUTO)
         if resume is not None and resume != AUTO:
-            given = [loss, method, pool, data, data_root, steps, seed, threads, config, settings, out]
-            if any(value is not None for value in given):
-                raise UserError("--resume: a run goes on with the settings it has; give no others beside it")
             _finish(resume, protocols.resume(resume, display), display)
             return
         if report is not None:
@@ -147,16 +147,6 @@ def command(
                 start = protocols.train_or_resume
                 path = out or last_unfinished(RUNS, base, name) or path
             _finish(path, start(base, path, display), display)
-
-
-def _take_no_options(context: typer.Context) -> None:
-    """Those of training, in front of another command: they would be without effect."""
-    with one_sentence():
-        for name in context.params:
-            source = context.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
-                option = "--" + name.strip("_").replace("_", "-")
-                raise UserError(f"{option}: expected behind {context.invoked_subcommand!r}, or not with it")
 
 
 def _finish(path: Path, summary: Summary, display: Display) -> None:
