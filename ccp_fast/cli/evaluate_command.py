@@ -29,19 +29,20 @@ class Split(str, Enum):
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or a best.safetensors.")],
-    data: Annotated[str | None, typer.Option(help="Another data set than that of the run.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set, if it is another than that of the run.")] = None,
     data_root: Annotated[
-        Path | None, typer.Option(help="Its folder, or another place of that of the run.")
+        Path | None,
+        typer.Option(help="Folder of that data set, or of the run's where it lies elsewhere now."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="One setting, such as evaluation.nmi=false."),
     ] = None,
     split: Annotated[Split, typer.Option(help="Classes to search among.")] = Split.test,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
+    device: Annotated[str, typer.Option(help="Device to compute on: cpu, cuda or cuda:1.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="JSON file to write all numbers to.")] = None,
 ) -> None:
-    """Retrieval metrics of a trained model, of all networks of a run together."""
+    """Print retrieval metrics of a trained model. The networks of a run count together."""
     with one_sentence():
         model = load_model(run, device)
         config = load_config(

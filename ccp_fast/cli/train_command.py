@@ -27,6 +27,7 @@ from ccp_fast.training.run_folder import RunFolder, last_unfinished, numbered
 
 app = typer.Typer(
     add_completion=False,
+    rich_markup_mode=None,  # it takes [n, dim] for markup
     context_settings={"help_option_names": ["-h", "--help"]},
     subcommand_metavar="[evaluate|embed|distributed|plan]",
 )
@@ -59,13 +60,15 @@ def command(
     pool: Annotated[
         str | None,
         typer.Option(
-            help="ccp: proxies are chosen from images embedded anew (fresh) or from the memory of training."
+            help="With ccp, where proxies are chosen from: images embedded anew (fresh) or the memory of training."
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, batches and augmentation.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed of weights, batches and augmentation.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; results are equal to the bit for equal numbers.")
     ] = None,
@@ -88,16 +91,18 @@ def command(
     compare_: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Several ways to train under the same budget and seeds; start again to go on."
+            "--compare", help="Compare ways to train under the same budget and seeds; start again to go on."
         ),
     ] = False,
-    losses: Annotated[str | None, typer.Option(help="--compare: for example c1,c2,ms,triplet.")] = None,
+    losses: Annotated[
+        str | None, typer.Option(help="With --compare: losses, for example c1,c2,ms,triplet.")
+    ] = None,
     columns: Annotated[
-        str, typer.Option(help=f"--compare: some of {','.join(compare.COLUMNS)}.")
+        str, typer.Option(help=f"With --compare: ways to train, some of {', '.join(compare.COLUMNS)}.")
     ] = "plain,ccp",
-    seeds: Annotated[str, typer.Option(help="--compare: for example 0,1,2.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="With --compare: random seeds.")] = "0,1,2",
     jobs: Annotated[
-        int, typer.Option(min=1, help="--compare: runs at a time, each on its share of the cores.")
+        int, typer.Option(min=1, help="With --compare: runs at a time, each on its share of the cores.")
     ] = 1,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print all settings and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
