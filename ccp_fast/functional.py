@@ -36,6 +36,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import (
+    Anchor,
+    Normalize,
+    Reduction,
+    check_anchor,
+    check_labels,
+    check_normalize,
+    check_one_of,
+    check_positive,
+    check_reduction,
+    check_vectors,
+)
 from ccp_fast.neighbors import NearestReferences, nearest_reference, nearest_references
 from ccp_fast.ops.centre_spread import centre_spread
 from ccp_fast.ops.lifted_pairs import lifted_pairs
@@ -65,11 +77,6 @@ __all__ = [
 ]
 
 References = Tensor | SplitReferences | None
-Normalize = Literal["ball", "unit"] | None
-Reduction = Literal["active_mean", "mean", "anchor_mean", "sum", "none"]
-Anchor = Literal["sample", "proxy"]
-
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def contrastive(
@@ -95,7 +102,7 @@ def contrastive(
     C2 of arXiv 2209.09060 is the default; C1 is distance="cosine", normalize="unit", reduction="anchor_mean".
     Source: Hadsell, Chopra, LeCun 2006, eq. 4, unsquared as in arXiv 2209.09060.
     """
-    _one_of("distance", distance, ("l2", "cosine"))
+    check_one_of("distance", distance, ("l2", "cosine"))
     return _loss(
         f"contrastive_{distance}",
         [pos_margin, neg_margin],
@@ -161,8 +168,8 @@ def multi_similarity(
     mean: over the rows. active_mean: each part over the rows that have such a pair. No pairs are mined away.
     Source: Wang et al. 2019 (arXiv 1904.06627), eq. 15.
     """
-    _positive("alpha", alpha)
-    _positive("beta", beta)
+    check_positive("alpha", alpha)
+    check_positive("beta", beta)
     return _loss(
         "multi_similarity",
         [alpha, beta, base],
@@ -207,9 +214,9 @@ def proxy_nca(
     Source: Movshovitz-Attias et al. 2017 (arXiv 1703.07464), eq. 6, both assignments in section 3; Teh et al. 2020
     (arXiv 2004.01113), eq. 6.
     """
-    _one_of("variant", variant, ("plus_plus", "original"))
-    _one_of("assignment", assignment, ("static", "dynamic"))
-    _positive("temperature", temperature)
+    check_one_of("variant", variant, ("plus_plus", "original"))
+    check_one_of("assignment", assignment, ("static", "dynamic"))
+    check_positive("temperature", temperature)
     if assignment == "dynamic" and isinstance(references, SplitProxies):
         references = references.assigned()
     elif (
@@ -256,7 +263,7 @@ def proxy_anchor(
     active_mean: each part over the rows that have such a pair.
     Source: Kim et al. 2020 (arXiv 2003.13911), eq. 4.
     """
-    _positive("alpha", alpha)
+    check_positive("alpha", alpha)
     return _loss(
         "proxy_anchor",
         [alpha, margin],
@@ -294,7 +301,7 @@ def lifted_structure(
     normalise embeddings, hence normalize=None; pytorch-metric-learning does ("unit").
     Source: Oh Song et al. 2016 (arXiv 1511.06452), eq. 4; Hermans et al. 2017 (arXiv 1703.07737), eq. 8.
     """
-    _one_of("variant", variant, ("pair", "anchor"))
+    check_one_of("variant", variant, ("pair", "anchor"))
     if variant == "anchor":
         return _loss(
             "lifted_anchor",
@@ -310,8 +317,8 @@ def lifted_structure(
         )
     if references is not None:
         raise ValueError('references: expected None, the batch itself, with variant="pair", got a tensor')
-    _one_of("reduction", reduction, ("active_mean", "mean", "anchor_mean", "sum", "none"))
-    _check_embeddings("anchors", anchors, "[M, D]", 2)
+    check_reduction(reduction)
+    check_vectors("anchors", anchors, "[M, D]", 2)
     anchors = anchors.to(
         torch.promote_types(anchors.dtype, torch.float32)
     )  # gradients of two parts, rounded once
@@ -355,8 +362,8 @@ def margin_softmax(
     Source: Wang et al. 2018 (arXiv 1801.09414), eq. 4; Deng et al. 2019 (arXiv 1801.07698), eq. 3; sub-centres: Deng et
     al. 2020 (ECCV), eq. 3; "none": Zhai, Wu 2019 (arXiv 1811.12649), eq. 4.
     """
-    _one_of("kind", kind, ("none", "cosface", "arcface"))
-    _positive("scale", scale)
+    check_one_of("kind", kind, ("none", "cosface", "arcface"))
+    check_positive("scale", scale)
     if kind == "arcface" and not 0 <= margin <= math.pi / 2:
         raise ValueError(f"margin: expected radians from 0 to π/2, got {margin!r}")
     _check_group(references)
@@ -403,8 +410,8 @@ def soft_triple(
     mean: over the rows. active_mean: over the rows that have a positive.
     Source: Qian et al. 2019 (arXiv 1909.05235), eq. 8 to 10.
     """
-    _positive("scale", scale)
-    _positive("gamma", gamma)
+    check_positive("scale", scale)
+    check_positive("gamma", gamma)
     _check_group(references)
     value = _loss(
         "soft_triple",
@@ -438,10 +445,10 @@ def _loss(
     anchor: Anchor,
 ) -> Tensor:
     """Check what needs no values, lay out the call, run the registered op."""
-    _one_of("normalize", normalize, ("ball", "unit", None))
-    _one_of("reduction", reduction, ("active_mean", "mean", "anchor_mean", "sum", "none"))
-    _one_of("anchor", anchor, ("sample", "proxy"))
-    _check_embeddings("anchors", anchors, "[M, D]", 2)
+    check_normalize(normalize)
+    check_reduction(reduction)
+    check_anchor(anchor)
+    check_vectors("anchors", anchors, "[M, D]", 2)
     _check_labels("labels", labels, anchors.shape[0], anchors.device)
     if isinstance(references, SplitReferences):
         _check_split(reference_labels, exclude_self)
@@ -478,9 +485,9 @@ def _check_references(
             raise ValueError(
                 "reference_labels: expected None, since references of shape [C, K, D] imply them, got a tensor"
             )
-        _check_embeddings("references", references, "[C, K, D]", 3)
+        check_vectors("references", references, "[C, K, D]", 3)
     else:
-        _check_embeddings("references", references, "[N, D] or [C, K, D]", 2)
+        check_vectors("references", references, "[N, D] or [C, K, D]", 2)
         if reference_labels is None:
             raise ValueError(
                 f"reference_labels: expected int64 of shape [{references.shape[0]}] with references of shape [N, D], "
@@ -518,31 +525,7 @@ def _check_group(references: References) -> None:
         )
 
 
-def _check_embeddings(name: str, x: Tensor, shape: str, dims: int) -> None:
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: expected a tensor of shape {shape}, got {type(x).__name__}")
-    if x.dim() != dims or x.dtype not in _FLOATS:
-        raise ValueError(f"{name}: expected floating point of shape {shape}, got {_describe(x)}")
-
-
 def _check_labels(name: str, x: Tensor, count: int, device: torch.device) -> None:
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: expected int64 of shape [{count}], got {type(x).__name__}")
-    if x.dtype != torch.int64 or x.dim() != 1 or x.shape[0] != count:
-        raise ValueError(f"{name}: expected int64 of shape [{count}], got {_describe(x)}")
+    check_labels(name, x, count)
     if x.device != device:
         raise ValueError(f"{name}: expected on {device}, the anchors' device, got {x.device}")
-
-
-def _describe(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"
-
-
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: expected {', '.join(map(repr, allowed))}, got {value!r}")
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name}: expected a number above 0, got {value!r}")

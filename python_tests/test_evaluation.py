@@ -538,7 +538,7 @@ NAN = X.index_put((torch.tensor(3), torch.tensor(1)), torch.tensor(torch.nan))
         (dict(reference_labels=Y), "reference_labels: expected exactly when reference is given"),
         (dict(metrics=["map"]), "metrics: expected some of precision_at_1, .*, got 'map'"),
         (dict(ks=[0]), r"ks: expected integers of at least 1, got \[0\]"),
-        (dict(normalize="l2"), 'normalize: expected "unit", "ball" or None, got \'l2\''),
+        (dict(normalize="l2"), 'normalize: expected "ball", "unit" or None, got \'l2\''),
         (dict(block_size=(0, 4)), r"block_size: expected \(queries, references\)"),
         (dict(backend="annoy"), 'backend: expected "ccp_fast" or "faiss", got \'annoy\''),
         (dict(metrics=["nmi"], kmeans="k"), 'kmeans: expected "scikit-learn" or "faiss", got \'k\''),

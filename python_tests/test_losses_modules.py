@@ -170,11 +170,11 @@ def test_proxy_losses_need_sizes(kind: type[MetricLoss]) -> None:
     [
         ({"num_classes": 3}, "num_classes, dim: expected both or neither, got 3 and None"),
         ({"dim": 3}, "num_classes, dim: expected both or neither, got None and 3"),
-        ({"num_classes": 0, "dim": 3}, "num_classes: expected at least 1, got 0"),
-        ({"num_classes": 2, "dim": 0}, "dim: expected at least 1, got 0"),
+        ({"num_classes": 0, "dim": 3}, "num_classes: expected an integer of at least 1, got 0"),
+        ({"num_classes": 2, "dim": 0}, "dim: expected an integer of at least 1, got 0"),
         (
             {"num_classes": 2, "dim": 3, "proxies_per_class": 0},
-            "proxies_per_class: expected at least 1, got 0",
+            "proxies_per_class: expected an integer of at least 1, got 0",
         ),
     ],
 )

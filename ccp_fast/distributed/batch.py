@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import check_labels
 from ccp_fast.distributed.communication import Communicator
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -31,9 +32,7 @@ def gather_batch(comm: Communicator, embeddings: Tensor, labels: Tensor) -> Batc
     Raises ValueError on every rank if one has embeddings of another width or dtype than the first, and on this one
     for labels that do not fit.
     """
-    if labels.dtype != torch.int64 or labels.shape != embeddings.shape[:1]:
-        got = f"{str(labels.dtype).removeprefix('torch.')} of shape {list(labels.shape)}"
-        raise ValueError(f"labels: expected int64 of shape [{len(embeddings)}], got {got}")
+    check_labels("labels", labels, len(embeddings))
     kind = [len(embeddings), embeddings.shape[1], _DTYPES.index(embeddings.dtype)]
     every = comm.gather_integers(kind, embeddings.device, "batch sizes")
     for rank, (_, dim, dtype) in enumerate(every):

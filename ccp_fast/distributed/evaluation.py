@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ccp_fast._checks import Normalize
 from ccp_fast.distributed.batch import Batch, gather_batch
 from ccp_fast.distributed.communication import Communicator
 from ccp_fast.evaluation import normalized_mutual_information, retrieval_per_query
 from ccp_fast.evaluation._clusters import KMeans, check_kmeans
-from ccp_fast.evaluation._fixed_point import Normalize
 from ccp_fast.evaluation._metrics import RANKING, means
 
 BEAT = 1.0  # seconds

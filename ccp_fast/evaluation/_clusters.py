@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import Normalize, check_one_of
+
 from . import _checks
-from ._fixed_point import Normalize
 
 KMeans = Literal["scikit-learn", "faiss"]
 
@@ -61,8 +62,7 @@ def normalized_mutual_information(
 
 def check_kmeans(kmeans: KMeans) -> None:
     """ValueError for another k-means, ModuleNotFoundError where it is not installed: before any work."""
-    if kmeans not in _FIND:
-        raise ValueError(f'kmeans: expected "scikit-learn" or "faiss", got {kmeans!r}')
+    check_one_of("kmeans", kmeans, tuple(_FIND))
     _scikit_learn("metrics")
     if kmeans == "faiss":
         _faiss()

@@ -14,12 +14,10 @@ Algorithms 59 (2012), "Error-free transformations of matrix multiplication".
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Normalize = Literal["unit", "ball"] | None
+from ccp_fast._checks import Normalize
 
 _BITS = 26  # first slice
 _LOW_BITS = 18  # second slice, fp64 rows only

@@ -18,10 +18,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import Normalize
+
 from . import _checks
 from ._candidates import Backend
 from ._clusters import KMeans, check_kmeans, normalized_mutual_information
-from ._fixed_point import Normalize, ordered_sum
+from ._fixed_point import ordered_sum
 from ._nearest import BlockSize, prepare, ranked_blocks
 
 RANKING = ("precision_at_1", "r_precision", "map_at_r", "recall_at_k")

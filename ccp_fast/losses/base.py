@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ccp_fast.functional import Normalize
+from ccp_fast._checks import Normalize, at_least
 
 Option = float | str | None
 
@@ -50,8 +50,8 @@ class MetricLoss(nn.Module):
             ("dim", dim),
             ("proxies_per_class", proxies_per_class),
         ):
-            if size is not None and size < 1:
-                raise ValueError(f"{name}: expected at least 1, got {size}")
+            if size is not None:
+                at_least(name, size, 1)
         if num_classes is None or dim is None:
             self.register_parameter("proxies", None)
         else:

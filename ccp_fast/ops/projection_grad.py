@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import ccp_fast.ops  # noqa: F401
+from ccp_fast._checks import FLOATS
 
 _op = torch.ops.ccp_fast.projection_grad_.default
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 @torch.library.register_fake("ccp_fast::projection_grad_")
@@ -75,7 +75,7 @@ def _check_lists(
                     f"{name}[{i}]: expected shape {list(w.shape)} on {w.device} like params[{i}], "
                     f"got {list(x.shape)} on {x.device}"
                 )
-            if x.dtype not in _FLOATS or x.layout != torch.strided:
+            if x.dtype not in FLOATS or x.layout != torch.strided:
                 raise ValueError(
                     f"{name}[{i}]: expected a dense tensor of float32, float64, bfloat16 or float16, "
                     f"got {x.dtype} with layout {x.layout}"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import ccp_fast.ops  # noqa: F401
+from ccp_fast._checks import Normalize
 from ccp_fast.ops._tf32 import allow_tf32
 from ccp_fast.ops.similarity_loss import LOSS_NAMES, SAVED_PER_ROW
-from ccp_fast.reference.pairs import Normalize
 
 ROW_PARTS = 6  # members of RowParts in csrc/losses/loss.h
 USES_POSITIVES = ("triplet",)  # kUsesPositives there

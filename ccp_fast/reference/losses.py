@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
+from ccp_fast._checks import Anchor, Normalize, Reduction
 from ccp_fast.reference.neighbors import nearest_reference
-from ccp_fast.reference.pairs import Anchor, Normalize, Pairs, at_least_float32, make_pairs, norm, normalise
-from ccp_fast.reference.reduction import Count, Parts, Reduction, reduce
+from ccp_fast.reference.pairs import Pairs, at_least_float32, make_pairs, norm, normalise
+from ccp_fast.reference.reduction import Count, Parts, reduce
 
 
 def contrastive(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
-Reduction = Literal["active_mean", "mean", "anchor_mean", "sum", "none"]
+from ccp_fast._checks import Reduction
 
 
 class Count(NamedTuple):

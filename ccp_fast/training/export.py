@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ccp_fast._checks import Normalize
 from ccp_fast.data import ImageSource
-from ccp_fast.functional import Normalize
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.training.config import Config, make_config, with_settings
 from ccp_fast.training.errors import UserError
