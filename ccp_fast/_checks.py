@@ -16,12 +16,9 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def describe(x: object) -> str:
     """Dtype and shape of a tensor, the type of anything else."""
-    return f"{dtype_name(x.dtype)} of shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """float32 for torch.float32."""
-    return str(dtype).removeprefix("torch.")
+    if isinstance(x, Tensor):
+        return f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"
+    return type(x).__name__
 
 
 def check_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -48,8 +45,16 @@ def check_anchor(anchor: object) -> None:
 
 def check_positive(name: str, value: float) -> None:
     """A number above 0, which NaN is not."""
-    if not value > 0:
+    if not as_number(name, value) > 0:
         raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+
+
+def as_number(name: str, value: object) -> float:
+    """The value as a float; also of a tensor of one number."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected a number, got {value!r}") from None
 
 
 def at_least(name: str, value: object, least: int) -> int:

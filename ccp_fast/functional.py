@@ -30,24 +30,13 @@ range (that needs the values).
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ccp_fast._checks import (
-    Anchor,
-    Normalize,
-    Reduction,
-    check_anchor,
-    check_labels,
-    check_normalize,
-    check_one_of,
-    check_positive,
-    check_reduction,
-    check_vectors,
-)
+from ccp_fast import _loss_options
+from ccp_fast._checks import Anchor, Normalize, Reduction, check_labels, check_vectors
 from ccp_fast.neighbors import NearestReferences, nearest_reference, nearest_references
 from ccp_fast.ops.centre_spread import centre_spread
 from ccp_fast.ops.lifted_pairs import lifted_pairs
@@ -102,19 +91,8 @@ def contrastive(
     C2 of arXiv 2209.09060 is the default; C1 is distance="cosine", normalize="unit", reduction="anchor_mean".
     Source: Hadsell, Chopra, LeCun 2006, eq. 4, unsquared as in arXiv 2209.09060.
     """
-    check_one_of("distance", distance, ("l2", "cosine"))
-    return _loss(
-        f"contrastive_{distance}",
-        [pos_margin, neg_margin],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    spec = _loss_options.contrastive(pos_margin, neg_margin, distance, normalize, reduction, anchor)
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def triplet(
@@ -135,18 +113,8 @@ def triplet(
     M×N×N tensor is never built.
     Source: Weinberger, Saul 2009; Schroff et al. 2015 (arXiv 1503.03832), eq. 3, with unsquared distances.
     """
-    return _loss(
-        "triplet",
-        [margin],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    spec = _loss_options.triplet(margin, normalize, reduction, anchor)
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def multi_similarity(
@@ -168,20 +136,8 @@ def multi_similarity(
     mean: over the rows. active_mean: each part over the rows that have such a pair. No pairs are mined away.
     Source: Wang et al. 2019 (arXiv 1904.06627), eq. 15.
     """
-    check_positive("alpha", alpha)
-    check_positive("beta", beta)
-    return _loss(
-        "multi_similarity",
-        [alpha, beta, base],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    spec = _loss_options.multi_similarity(alpha, beta, base, normalize, reduction, anchor)
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def proxy_nca(
@@ -214,9 +170,7 @@ def proxy_nca(
     Source: Movshovitz-Attias et al. 2017 (arXiv 1703.07464), eq. 6, both assignments in section 3; Teh et al. 2020
     (arXiv 2004.01113), eq. 6.
     """
-    check_one_of("variant", variant, ("plus_plus", "original"))
-    check_one_of("assignment", assignment, ("static", "dynamic"))
-    check_positive("temperature", temperature)
+    spec = _loss_options.proxy_nca(temperature, variant, assignment, normalize, reduction, anchor)
     if assignment == "dynamic" and isinstance(references, SplitProxies):
         references = references.assigned()
     elif (
@@ -230,18 +184,7 @@ def proxy_nca(
             raise ValueError(f"references: expected a proxy to assign, got shape {list(references.shape)}")
         references = proxies[nearest_reference(anchors, proxies, normalize=normalize).indices]
         reference_labels = labels
-    return _loss(
-        "proxy_nca" if variant == "plus_plus" else "proxy_nca_original",
-        [temperature],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def proxy_anchor(
@@ -263,19 +206,8 @@ def proxy_anchor(
     active_mean: each part over the rows that have such a pair.
     Source: Kim et al. 2020 (arXiv 2003.13911), eq. 4.
     """
-    check_positive("alpha", alpha)
-    return _loss(
-        "proxy_anchor",
-        [alpha, margin],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    spec = _loss_options.proxy_anchor(alpha, margin, normalize, reduction, anchor)
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def lifted_structure(
@@ -301,30 +233,15 @@ def lifted_structure(
     normalise embeddings, hence normalize=None; pytorch-metric-learning does ("unit").
     Source: Oh Song et al. 2016 (arXiv 1511.06452), eq. 4; Hermans et al. 2017 (arXiv 1703.07737), eq. 8.
     """
-    check_one_of("variant", variant, ("pair", "anchor"))
+    spec = _loss_options.lifted_structure(margin, variant, normalize, reduction, anchor)
     if variant == "anchor":
-        return _loss(
-            "lifted_anchor",
-            [margin],
-            anchors,
-            references,
-            labels,
-            reference_labels,
-            exclude_self,
-            normalize,
-            reduction,
-            anchor,
-        )
+        return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
     if references is not None:
         raise ValueError('references: expected None, the batch itself, with variant="pair", got a tensor')
-    check_reduction(reduction)
     check_vectors("anchors", anchors, "[M, D]", 2)
-    anchors = anchors.to(
-        torch.promote_types(anchors.dtype, torch.float32)
-    )  # gradients of two parts, rounded once
-    lse = _loss(
-        "negative_lse", [margin], anchors, None, labels, reference_labels, False, normalize, "none", anchor
-    )
+    # Gradients of two parts, rounded once.
+    anchors = anchors.to(torch.promote_types(anchors.dtype, torch.float32))
+    lse = _loss(spec, anchors, None, labels, reference_labels, False)
     value, terms, active = lifted_pairs(normalise(anchors, normalize), labels, lse)
     return reduce(Parts(value, torch.zeros_like(value), Count(active, 0), Count(terms, 0)), reduction)
 
@@ -362,23 +279,9 @@ def margin_softmax(
     Source: Wang et al. 2018 (arXiv 1801.09414), eq. 4; Deng et al. 2019 (arXiv 1801.07698), eq. 3; sub-centres: Deng et
     al. 2020 (ECCV), eq. 3; "none": Zhai, Wu 2019 (arXiv 1811.12649), eq. 4.
     """
-    check_one_of("kind", kind, ("none", "cosface", "arcface"))
-    check_positive("scale", scale)
-    if kind == "arcface" and not 0 <= margin <= math.pi / 2:
-        raise ValueError(f"margin: expected radians from 0 to π/2, got {margin!r}")
+    spec = _loss_options.margin_softmax(scale, margin, kind, normalize, reduction, anchor)
     _check_group(references)
-    return _loss(
-        "margin_softmax_arcface" if kind == "arcface" else "margin_softmax",
-        [scale, 0.0 if kind == "none" else margin],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def soft_triple(
@@ -410,21 +313,9 @@ def soft_triple(
     mean: over the rows. active_mean: over the rows that have a positive.
     Source: Qian et al. 2019 (arXiv 1909.05235), eq. 8 to 10.
     """
-    check_positive("scale", scale)
-    check_positive("gamma", gamma)
+    spec = _loss_options.soft_triple(scale, gamma, margin, tau, normalize, reduction, anchor)
     _check_group(references)
-    value = _loss(
-        "soft_triple",
-        [scale, gamma, margin],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    value = _loss(spec, anchors, references, labels, reference_labels, exclude_self)
     if isinstance(references, SplitProxies) and tau != 0:
         return value + tau * references.centre_spread(reduction == "none")
     if not isinstance(references, Tensor) or references.dim() == 2 or tau == 0:
@@ -433,48 +324,26 @@ def soft_triple(
 
 
 def _loss(
-    name: str,
-    parameters: list[float],
+    spec: LossSpec,
     anchors: Tensor,
     references: References,
     labels: Tensor,
     reference_labels: Tensor | None,
     exclude_self: bool,
-    normalize: Normalize,
-    reduction: Reduction,
-    anchor: Anchor,
 ) -> Tensor:
     """Check what needs no values, lay out the call, run the registered op."""
-    check_normalize(normalize)
-    check_reduction(reduction)
-    check_anchor(anchor)
     check_vectors("anchors", anchors, "[M, D]", 2)
     _check_labels("labels", labels, anchors.shape[0], anchors.device)
     if isinstance(references, SplitReferences):
         _check_split(reference_labels, exclude_self)
-        return references.loss(
-            anchors,
-            labels,
-            LossSpec(name, [float(p) for p in parameters], normalize or "none", reduction, anchor == "proxy"),
-        )
+        return references.loss(anchors, labels, spec)
     if references is None:
         if reference_labels is not None:
             raise ValueError("reference_labels: expected None where references is None, got a tensor")
         references, reference_labels, exclude_self = anchors, labels, True
     else:
         _check_references(anchors, references, reference_labels, exclude_self)
-    return similarity_loss(
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        name,
-        [float(p) for p in parameters],
-        normalize or "none",
-        reduction,
-        anchor == "proxy",
-        exclude_self,
-    )
+    return similarity_loss(anchors, references, labels, reference_labels, *spec, exclude_self)
 
 
 def _check_references(

@@ -123,6 +123,6 @@ def test_pairs_need_the_batch_itself() -> None:
     with pytest.raises(ValueError, match='variant: expected "pair" or "anchor", got \'both\''):
         F.lifted_structure(embeddings, None, labels, variant="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='variant: expected "anchor" for a loss with proxies, got "pair"'):
-        LiftedStructureLoss(3, 4)
-    with_proxies = LiftedStructureLoss(3, 4, variant="anchor")
+        LiftedStructureLoss(num_classes=3, dim=4)
+    with_proxies = LiftedStructureLoss(num_classes=3, dim=4, variant="anchor")
     assert torch.isfinite(with_proxies(embeddings, labels))

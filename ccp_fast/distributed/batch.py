@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ccp_fast._checks import check_labels
+from ccp_fast._checks import FLOATS, check_labels
 from ccp_fast.distributed.communication import Communicator
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class Batch(NamedTuple):
@@ -33,13 +31,13 @@ def gather_batch(comm: Communicator, embeddings: Tensor, labels: Tensor) -> Batc
     for labels that do not fit.
     """
     check_labels("labels", labels, len(embeddings))
-    kind = [len(embeddings), embeddings.shape[1], _DTYPES.index(embeddings.dtype)]
+    kind = [len(embeddings), embeddings.shape[1], FLOATS.index(embeddings.dtype)]
     every = comm.gather_integers(kind, embeddings.device, "batch sizes")
     for rank, (_, dim, dtype) in enumerate(every):
         if [dim, dtype] != every[0][1:]:
             raise ValueError(
-                f"embeddings: expected {_DTYPES[every[0][2]]} of {every[0][1]} components on every rank, as on rank 0, "
-                f"got {_DTYPES[dtype]} of {dim} on rank {rank}"
+                f"embeddings: expected {FLOATS[every[0][2]]} of {every[0][1]} components on every rank, as on rank 0, "
+                f"got {FLOATS[dtype]} of {dim} on rank {rank}"
             )
     sizes = [row[0] for row in every]
     mine = embeddings.detach().contiguous()
