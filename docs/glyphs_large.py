@@ -23,13 +23,13 @@ from figures import write_figure
 from marked import put_into
 
 import ccp_fast.functional as F
+from ccp_fast._system.files import write_atomically
 from ccp_fast.data import ImageSource
 from ccp_fast.training import load_model
 from ccp_fast.training.compare import Cell, Experiment, run_in_a_process
 from ccp_fast.training.config import load_config
 from ccp_fast.training.datasets import load_splits
 from ccp_fast.training.errors import UserError
-from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import read_rows, to_csv
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.report.comparison_report import draw_curves

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 import typer
 
+from ccp_fast._system.files import write_atomically
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.data.folders import SUFFIXES
 from ccp_fast.data.image_files import ImageFiles
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
-from ccp_fast.training.files import write_atomically
 
 
 def embed(

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
+from ccp_fast._system.files import write_atomically
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.data import EvaluationSet
 from ccp_fast.training.config import load_config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
-from ccp_fast.training.files import write_atomically
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.measure import measure_model
 
