@@ -44,7 +44,7 @@ from ccp_fast.ops.similarity_loss import MOST_MEMBERS, similarity_loss
 from ccp_fast.ops.similarity_shard import LossSpec
 from ccp_fast.projection import projection_grad_
 from ccp_fast.reference.pairs import normalise
-from ccp_fast.reference.reduction import Count, Parts, reduce
+from ccp_fast.reference.reduction import Count, RowParts, reduce
 from ccp_fast.references import SplitProxies, SplitReferences
 from ccp_fast.selection import FarthestPoints, farthest_points
 
@@ -243,7 +243,7 @@ def lifted_structure(
     anchors = anchors.to(torch.promote_types(anchors.dtype, torch.float32))
     lse = _loss(spec, anchors, None, labels, reference_labels, False)
     value, terms, active = lifted_pairs(normalise(anchors, normalize), labels, lse)
-    return reduce(Parts(value, torch.zeros_like(value), Count(active, 0), Count(terms, 0)), reduction)
+    return reduce(RowParts(value, torch.zeros_like(value), Count(active, 0), Count(terms, 0)), reduction)
 
 
 def margin_softmax(

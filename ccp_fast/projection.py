@@ -226,9 +226,8 @@ class Projection:
             before.copy_(new[name])
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if (
-            any(a is not None for a in args[1:]) or kwargs.get("closure") is not None
-        ):  # args[0] is the optimizer
+        # args[0] is the optimizer.
+        if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:
             raise RuntimeError(
                 "Projection: a closure computes its gradients after the coupled hook; "
                 "detach() and call step_() inside the closure, after backward()"

@@ -16,9 +16,8 @@ _op = torch.ops.ccp_fast.projection_grad_.default
 @torch.library.register_fake("ccp_fast::projection_grad_")
 def _(grads: list[Tensor], params: list[Tensor], previous: list[Tensor], lam: float) -> Tensor:
     if any(x.device != params[0].device for x in (*grads, *params, *previous)):
-        raise RuntimeError(
-            "grads, params, previous: expected all on one device"
-        )  # with a meta tensor among them
+        # Where a meta tensor is among them.
+        raise RuntimeError("grads, params, previous: expected all on one device")
     is_double = any(p.dtype == torch.float64 for p in params)
     return params[0].new_empty((), dtype=torch.float64 if is_double else torch.float32)
 

@@ -24,8 +24,8 @@ def farthest_points(
     points: Tensor,  # [N, D], or [S, n, D] for S segments of n points
     k: int,
     *,
-    offsets: Tensor
-    | None = None,  # [S + 1] int64: segment s is points[offsets[s]:offsets[s + 1]]; None: one segment
+    # [S + 1] int64: segment s is points[offsets[s]:offsets[s + 1]]; None: one segment
+    offsets: Tensor | None = None,
     seeds: Tensor | None = None,  # [T, D] with seed_offsets, or [S, t, D]
     seed_offsets: Tensor | None = None,  # [S + 1] int64
     normalize: Normalize = None,
