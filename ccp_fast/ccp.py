@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ccp_fast._checks import Normalize, check_one_of
 from ccp_fast.alternating.choice import check_pool, choose_proxies, covering_radii, spread
 from ccp_fast.alternating.pool import EmbeddedPool, Pool, embed_pool
 from ccp_fast.alternating.record import SubProblem
@@ -45,7 +46,6 @@ from ccp_fast.alternating.weights import (
     restore_weights,
     weights_from_state,
 )
-from ccp_fast.functional import Normalize
 from ccp_fast.losses import MetricLoss
 from ccp_fast.projection import Projection
 
@@ -139,8 +139,7 @@ class AlternatingProjections:
         _check_at_least(1, patience=patience, stop_patience=stop_patience, project_every=project_every)
         _check_at_least(0, lam=lam, lam_decay=lam_decay, min_delta=min_delta, warm_start=warm_start)
         _check_at_least(0, pair_weight=pair_weight, proxy_weight=proxy_weight)
-        if normalize not in ("loss", "ball", "unit", None):
-            raise ValueError(f'normalize: expected "loss", "ball", "unit" or None, got {normalize!r}')
+        check_one_of("normalize", normalize, ("loss", "ball", "unit", None))
         if monitor not in ("max", "min"):
             raise ValueError(f'monitor: expected "max" or "min", got {monitor!r}')
 

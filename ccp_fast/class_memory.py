@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccp_fast._checks import check_batch, check_count
+from ccp_fast._checks import at_least, check_batch
 from ccp_fast.alternating.pool import EmbeddedPool
 
 # So many embeddings wait for their slots: a batch costs two copies, and sorting by class is shared by many batches.
@@ -53,7 +53,7 @@ class ClassMemory(nn.Module):
     def __init__(self, num_classes: int, size: int, dim: int, *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         for name, number in (("num_classes", num_classes), ("size", size), ("dim", dim)):
-            check_count(name, number)
+            at_least(name, number, 1)
         self.num_classes, self.size, self.dim = num_classes, size, dim
         self.register_buffer("slots", torch.zeros(num_classes, size, dim, dtype=dtype))
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))

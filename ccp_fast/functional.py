@@ -30,12 +30,13 @@ range (that needs the values).
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ccp_fast import _loss_options
+from ccp_fast._checks import Anchor, Normalize, Reduction, check_labels, check_vectors
 from ccp_fast.neighbors import NearestReferences, nearest_reference, nearest_references
 from ccp_fast.ops.centre_spread import centre_spread
 from ccp_fast.ops.lifted_pairs import lifted_pairs
@@ -43,7 +44,7 @@ from ccp_fast.ops.similarity_loss import MOST_MEMBERS, similarity_loss
 from ccp_fast.ops.similarity_shard import LossSpec
 from ccp_fast.projection import projection_grad_
 from ccp_fast.reference.pairs import normalise
-from ccp_fast.reference.reduction import Count, Parts, reduce
+from ccp_fast.reference.reduction import Count, RowParts, reduce
 from ccp_fast.references import SplitProxies, SplitReferences
 from ccp_fast.selection import FarthestPoints, farthest_points
 
@@ -65,11 +66,6 @@ __all__ = [
 ]
 
 References = Tensor | SplitReferences | None
-Normalize = Literal["ball", "unit"] | None
-Reduction = Literal["active_mean", "mean", "anchor_mean", "sum", "none"]
-Anchor = Literal["sample", "proxy"]
-
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def contrastive(
@@ -89,24 +85,14 @@ def contrastive(
     """Contrastive loss with a margin on each side.
 
     l2: Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊; cosine: Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊.
+    distance: "cosine" is the dot product of the vectors as `normalize` leaves them.
 
     active_mean: positives and negatives each over their nonzero terms. mean: each over all M·N entries.
-    C2 of arXiv 2209.09060 is the default; C1 is distance="cosine", reduction="anchor_mean".
+    C2 of arXiv 2209.09060 is the default; C1 is distance="cosine", normalize="unit", reduction="anchor_mean".
     Source: Hadsell, Chopra, LeCun 2006, eq. 4, unsquared as in arXiv 2209.09060.
     """
-    _one_of("distance", distance, ("l2", "cosine"))
-    return _loss(
-        f"contrastive_{distance}",
-        [pos_margin, neg_margin],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    spec = _loss_options.contrastive(pos_margin, neg_margin, distance, normalize, reduction, anchor)
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def triplet(
@@ -127,18 +113,8 @@ def triplet(
     M×N×N tensor is never built.
     Source: Weinberger, Saul 2009; Schroff et al. 2015 (arXiv 1503.03832), eq. 3, with unsquared distances.
     """
-    return _loss(
-        "triplet",
-        [margin],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    spec = _loss_options.triplet(margin, normalize, reduction, anchor)
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def multi_similarity(
@@ -160,20 +136,8 @@ def multi_similarity(
     mean: over the rows. active_mean: each part over the rows that have such a pair. No pairs are mined away.
     Source: Wang et al. 2019 (arXiv 1904.06627), eq. 15.
     """
-    _positive("alpha", alpha)
-    _positive("beta", beta)
-    return _loss(
-        "multi_similarity",
-        [alpha, beta, base],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    spec = _loss_options.multi_similarity(alpha, beta, base, normalize, reduction, anchor)
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def proxy_nca(
@@ -206,9 +170,7 @@ def proxy_nca(
     Source: Movshovitz-Attias et al. 2017 (arXiv 1703.07464), eq. 6, both assignments in section 3; Teh et al. 2020
     (arXiv 2004.01113), eq. 6.
     """
-    _one_of("variant", variant, ("plus_plus", "original"))
-    _one_of("assignment", assignment, ("static", "dynamic"))
-    _positive("temperature", temperature)
+    spec = _loss_options.proxy_nca(temperature, variant, assignment, normalize, reduction, anchor)
     if assignment == "dynamic" and isinstance(references, SplitProxies):
         references = references.assigned()
     elif (
@@ -222,18 +184,7 @@ def proxy_nca(
             raise ValueError(f"references: expected a proxy to assign, got shape {list(references.shape)}")
         references = proxies[nearest_reference(anchors, proxies, normalize=normalize).indices]
         reference_labels = labels
-    return _loss(
-        "proxy_nca" if variant == "plus_plus" else "proxy_nca_original",
-        [temperature],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def proxy_anchor(
@@ -255,19 +206,8 @@ def proxy_anchor(
     active_mean: each part over the rows that have such a pair.
     Source: Kim et al. 2020 (arXiv 2003.13911), eq. 4.
     """
-    _positive("alpha", alpha)
-    return _loss(
-        "proxy_anchor",
-        [alpha, margin],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    spec = _loss_options.proxy_anchor(alpha, margin, normalize, reduction, anchor)
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def lifted_structure(
@@ -293,32 +233,17 @@ def lifted_structure(
     normalise embeddings, hence normalize=None; pytorch-metric-learning does ("unit").
     Source: Oh Song et al. 2016 (arXiv 1511.06452), eq. 4; Hermans et al. 2017 (arXiv 1703.07737), eq. 8.
     """
-    _one_of("variant", variant, ("pair", "anchor"))
+    spec = _loss_options.lifted_structure(margin, variant, normalize, reduction, anchor)
     if variant == "anchor":
-        return _loss(
-            "lifted_anchor",
-            [margin],
-            anchors,
-            references,
-            labels,
-            reference_labels,
-            exclude_self,
-            normalize,
-            reduction,
-            anchor,
-        )
+        return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
     if references is not None:
         raise ValueError('references: expected None, the batch itself, with variant="pair", got a tensor')
-    _one_of("reduction", reduction, ("active_mean", "mean", "anchor_mean", "sum", "none"))
-    _check_embeddings("anchors", anchors, "[M, D]", 2)
-    anchors = anchors.to(
-        torch.promote_types(anchors.dtype, torch.float32)
-    )  # gradients of two parts, rounded once
-    lse = _loss(
-        "negative_lse", [margin], anchors, None, labels, reference_labels, False, normalize, "none", anchor
-    )
+    check_vectors("anchors", anchors, "[M, D]", 2)
+    # Gradients of two parts, rounded once.
+    anchors = anchors.to(torch.promote_types(anchors.dtype, torch.float32))
+    lse = _loss(spec, anchors, None, labels, reference_labels, False)
     value, terms, active = lifted_pairs(normalise(anchors, normalize), labels, lse)
-    return reduce(Parts(value, torch.zeros_like(value), Count(active, 0), Count(terms, 0)), reduction)
+    return reduce(RowParts(value, torch.zeros_like(value), Count(active, 0), Count(terms, 0)), reduction)
 
 
 def margin_softmax(
@@ -354,23 +279,9 @@ def margin_softmax(
     Source: Wang et al. 2018 (arXiv 1801.09414), eq. 4; Deng et al. 2019 (arXiv 1801.07698), eq. 3; sub-centres: Deng et
     al. 2020 (ECCV), eq. 3; "none": Zhai, Wu 2019 (arXiv 1811.12649), eq. 4.
     """
-    _one_of("kind", kind, ("none", "cosface", "arcface"))
-    _positive("scale", scale)
-    if kind == "arcface" and not 0 <= margin <= math.pi / 2:
-        raise ValueError(f"margin: expected radians from 0 to π/2, got {margin!r}")
+    spec = _loss_options.margin_softmax(scale, margin, kind, normalize, reduction, anchor)
     _check_group(references)
-    return _loss(
-        "margin_softmax_arcface" if kind == "arcface" else "margin_softmax",
-        [scale, 0.0 if kind == "none" else margin],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    return _loss(spec, anchors, references, labels, reference_labels, exclude_self)
 
 
 def soft_triple(
@@ -402,21 +313,9 @@ def soft_triple(
     mean: over the rows. active_mean: over the rows that have a positive.
     Source: Qian et al. 2019 (arXiv 1909.05235), eq. 8 to 10.
     """
-    _positive("scale", scale)
-    _positive("gamma", gamma)
+    spec = _loss_options.soft_triple(scale, gamma, margin, tau, normalize, reduction, anchor)
     _check_group(references)
-    value = _loss(
-        "soft_triple",
-        [scale, gamma, margin],
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        exclude_self,
-        normalize,
-        reduction,
-        anchor,
-    )
+    value = _loss(spec, anchors, references, labels, reference_labels, exclude_self)
     if isinstance(references, SplitProxies) and tau != 0:
         return value + tau * references.centre_spread(reduction == "none")
     if not isinstance(references, Tensor) or references.dim() == 2 or tau == 0:
@@ -425,48 +324,26 @@ def soft_triple(
 
 
 def _loss(
-    name: str,
-    parameters: list[float],
+    spec: LossSpec,
     anchors: Tensor,
     references: References,
     labels: Tensor,
     reference_labels: Tensor | None,
     exclude_self: bool,
-    normalize: Normalize,
-    reduction: Reduction,
-    anchor: Anchor,
 ) -> Tensor:
     """Check what needs no values, lay out the call, run the registered op."""
-    _one_of("normalize", normalize, ("ball", "unit", None))
-    _one_of("reduction", reduction, ("active_mean", "mean", "anchor_mean", "sum", "none"))
-    _one_of("anchor", anchor, ("sample", "proxy"))
-    _check_embeddings("anchors", anchors, "[M, D]", 2)
+    check_vectors("anchors", anchors, "[M, D]", 2)
     _check_labels("labels", labels, anchors.shape[0], anchors.device)
     if isinstance(references, SplitReferences):
         _check_split(reference_labels, exclude_self)
-        return references.loss(
-            anchors,
-            labels,
-            LossSpec(name, [float(p) for p in parameters], normalize or "none", reduction, anchor == "proxy"),
-        )
+        return references.loss(anchors, labels, spec)
     if references is None:
         if reference_labels is not None:
             raise ValueError("reference_labels: expected None where references is None, got a tensor")
         references, reference_labels, exclude_self = anchors, labels, True
     else:
         _check_references(anchors, references, reference_labels, exclude_self)
-    return similarity_loss(
-        anchors,
-        references,
-        labels,
-        reference_labels,
-        name,
-        [float(p) for p in parameters],
-        normalize or "none",
-        reduction,
-        anchor == "proxy",
-        exclude_self,
-    )
+    return similarity_loss(anchors, references, labels, reference_labels, *spec, exclude_self)
 
 
 def _check_references(
@@ -477,9 +354,9 @@ def _check_references(
             raise ValueError(
                 "reference_labels: expected None, since references of shape [C, K, D] imply them, got a tensor"
             )
-        _check_embeddings("references", references, "[C, K, D]", 3)
+        check_vectors("references", references, "[C, K, D]", 3)
     else:
-        _check_embeddings("references", references, "[N, D] or [C, K, D]", 2)
+        check_vectors("references", references, "[N, D] or [C, K, D]", 2)
         if reference_labels is None:
             raise ValueError(
                 f"reference_labels: expected int64 of shape [{references.shape[0]}] with references of shape [N, D], "
@@ -517,31 +394,7 @@ def _check_group(references: References) -> None:
         )
 
 
-def _check_embeddings(name: str, x: Tensor, shape: str, dims: int) -> None:
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: expected a tensor of shape {shape}, got {type(x).__name__}")
-    if x.dim() != dims or x.dtype not in _FLOATS:
-        raise ValueError(f"{name}: expected floating point of shape {shape}, got {_describe(x)}")
-
-
 def _check_labels(name: str, x: Tensor, count: int, device: torch.device) -> None:
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: expected int64 of shape [{count}], got {type(x).__name__}")
-    if x.dtype != torch.int64 or x.dim() != 1 or x.shape[0] != count:
-        raise ValueError(f"{name}: expected int64 of shape [{count}], got {_describe(x)}")
+    check_labels(name, x, count)
     if x.device != device:
         raise ValueError(f"{name}: expected on {device}, the anchors' device, got {x.device}")
-
-
-def _describe(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"
-
-
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: expected {', '.join(map(repr, allowed))}, got {value!r}")
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name}: expected a number above 0, got {value!r}")

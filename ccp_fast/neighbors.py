@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
 from torch import Tensor
 
-from ccp_fast._checks import check_count, check_normalize
+from ccp_fast._checks import Normalize, at_least, check_normalize, check_vectors
 from ccp_fast.ops import nearest_references as op
+from ccp_fast.ops._tf32 import allow_tf32
 from ccp_fast.reference.neighbors import NearestReferences
 
 __all__ = ["NearestReferences", "nearest_reference", "nearest_references"]
 
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
 
 def nearest_reference(
-    anchors: Tensor, references: Tensor, *, normalize: Literal["ball", "unit"] | None = None
+    anchors: Tensor, references: Tensor, *, normalize: Normalize = None
 ) -> NearestReferences:
     """The nearest reference of every anchor: argmin_j ‖a_i − r_j‖.
 
@@ -39,7 +35,7 @@ def nearest_references(
     references: Tensor | None = None,
     k: int = 1,
     *,
-    normalize: Literal["ball", "unit"] | None = None,
+    normalize: Normalize = None,
 ) -> NearestReferences:
     """The k nearest references of every anchor by Euclidean distance, the nearest first.
 
@@ -68,11 +64,11 @@ def nearest_references(
         RuntimeError: on the CPU, vectors whose distances are no numbers (NaN, infinity, squares that overflow).
             A GPU is not waited for: there such a reference is never picked, and such an anchor has none.
     """
-    check_count("k", k)
+    at_least("k", k, 1)
     check_normalize(normalize)
-    _check_vectors("anchors", anchors, "[M, D]", (2,))
+    check_vectors("anchors", anchors, "[M, D]", 2)
     if references is not None:
-        _check_vectors("references", references, "[N, D] or [C, K, D]", (2, 3))
+        check_vectors("references", references, "[N, D] or [C, K, D]", 2, 3)
         if references.shape[-1] != anchors.shape[1]:
             raise ValueError(
                 f"references: expected last dimension {anchors.shape[1]}, the anchors', "
@@ -88,16 +84,6 @@ def nearest_references(
         k,
         normalize or "none",
         references is None,
-        torch.backends.cuda.matmul.allow_tf32,
+        allow_tf32(),
     )
     return NearestReferences(indices, distances)
-
-
-def _check_vectors(name: str, x: Tensor, shape: str, dims: tuple[int, ...]) -> None:
-    if not isinstance(x, Tensor):
-        raise ValueError(f"{name}: expected a tensor of shape {shape}, got {type(x).__name__}")
-    if x.dim() not in dims or x.dtype not in _FLOATS:
-        dtype = str(x.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"{name}: expected floating point of shape {shape}, got {dtype} of shape {list(x.shape)}"
-        )

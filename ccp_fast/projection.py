@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ccp_fast._checks import check_one_of
 from ccp_fast.ops.projection_grad import projection_grad_ as add_
 
 __all__ = ["Projection", "projection_grad_"]
@@ -100,8 +101,7 @@ class Projection:
         mode: Literal["coupled", "decoupled"] = "coupled",
     ) -> None:
         """Take the first snapshot."""
-        if mode not in ("coupled", "decoupled"):
-            raise ValueError(f'mode: expected "coupled" or "decoupled", got {mode!r}')
+        check_one_of("mode", mode, ("coupled", "decoupled"))
         self.mode = mode
         self.lam = lam
         self._params = _named(model_or_params)
@@ -226,9 +226,8 @@ class Projection:
             before.copy_(new[name])
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if (
-            any(a is not None for a in args[1:]) or kwargs.get("closure") is not None
-        ):  # args[0] is the optimizer
+        # args[0] is the optimizer.
+        if any(a is not None for a in args[1:]) or kwargs.get("closure") is not None:
             raise RuntimeError(
                 "Projection: a closure computes its gradients after the coupled hook; "
                 "detach() and call step_() inside the closure, after backward()"

@@ -7,13 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ccp_fast._checks import check_count, check_normalize
+from ccp_fast._checks import Normalize, at_least, check_normalize, check_one_of, check_vectors, describe
 from ccp_fast.ops import farthest_points as op
 from ccp_fast.reference.selection import FarthestPoints
 
 __all__ = ["FarthestPoints", "farthest_points"]
-
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def farthest_points(
@@ -23,7 +21,7 @@ def farthest_points(
     offsets: Tensor | None = None,
     seeds: Tensor | None = None,
     seed_offsets: Tensor | None = None,
-    normalize: Literal["ball", "unit"] | None = None,
+    normalize: Normalize = None,
     short: Literal["repeat", "pad"] = "repeat",
 ) -> FarthestPoints:
     """Pick k points of every segment, each the farthest from the centres so far.
@@ -64,10 +62,9 @@ def farthest_points(
     Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; the choice of proxies
     in arXiv 2209.09060.
     """
-    check_count("k", k)
+    at_least("k", k, 1)
     check_normalize(normalize)
-    if short not in ("repeat", "pad"):
-        raise ValueError(f'short: expected "repeat" or "pad", got {short!r}')
+    check_one_of("short", short, ("repeat", "pad"))
     flat, cuts = _segments("points", points, "offsets", offsets, points)
     flat_seeds = seed_cuts = None
     if seeds is not None:
@@ -92,10 +89,7 @@ def _segments(
     name: str, x: Tensor, cut_name: str, offsets: Tensor | None, points: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Vectors [N, D] and boundaries [S + 1]."""
-    if x.dim() not in (2, 3) or x.dtype not in _FLOATS:
-        raise ValueError(
-            f"{name}: expected float32, float64, bfloat16 or float16 of 2 or 3 dimensions, got {_describe(x)}"
-        )
+    check_vectors(name, x, "[N, D] or [S, n, D]", 2, 3)
     if x.device != points.device:
         raise ValueError(f"{name}: expected device {points.device}, that of points, got {x.device}")
     if x.dim() == 3:
@@ -106,11 +100,7 @@ def _segments(
     if offsets is None:
         return x, torch.arange(2, device=x.device) * x.shape[0]
     if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) < 1:
-        raise ValueError(f"{cut_name}: expected int64 of shape [S + 1], got {_describe(offsets)}")
+        raise ValueError(f"{cut_name}: expected int64 of shape [S + 1], got {describe(offsets)}")
     if offsets.device != x.device:
         raise ValueError(f"{cut_name}: expected device {x.device}, that of {name}, got {offsets.device}")
     return x, offsets
-
-
-def _describe(x: Tensor) -> str:
-    return f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"

@@ -21,13 +21,13 @@ from guide_runs import RUNS, STEPS, Finished, obtain
 from torch import Tensor
 
 import ccp_fast.functional as F
+from ccp_fast._system.files import write_atomically
 from ccp_fast.data import ImageSource
 from ccp_fast.evaluation import retrieval
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.training.compare import run_in_a_process
 from ccp_fast.training.datasets import load_splits
 from ccp_fast.training.errors import UserError
-from ccp_fast.training.files import write_atomically
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.report.svg import ACCENT, FAINT, SECOND, THIRD, drawing

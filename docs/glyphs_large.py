@@ -24,6 +24,7 @@ from marked import put_into
 from tuned_rivals import TunedRivals
 
 import ccp_fast.functional as F
+from ccp_fast._system.files import write_atomically
 from ccp_fast.data import ImageSource
 from ccp_fast.training import load_model
 from ccp_fast.training.compare import COLUMNS as KNOWN
@@ -31,7 +32,6 @@ from ccp_fast.training.compare import Cell, Experiment, run_in_a_process
 from ccp_fast.training.config import load_config
 from ccp_fast.training.datasets import load_splits
 from ccp_fast.training.errors import UserError
-from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import read_rows, to_csv
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.paired import paired

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ccp_fast._system.files import write_atomically
 from ccp_fast.training.errors import UserError
-from ccp_fast.training.files import write_atomically
 
 NOT_YET = "Not run yet.\n"
 

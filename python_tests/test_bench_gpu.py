@@ -279,6 +279,21 @@ def test_the_precision_of_products_is_set_and_put_back() -> None:
     assert torch.get_float32_matmul_precision() == before
 
 
+@pytest.mark.parametrize("value", ["tf32", "ieee"])
+def test_the_precision_is_put_back_where_only_the_newer_setting_knows_it(value: str) -> None:
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        torch.backends.cuda.matmul.fp32_precision = value
+        for precision in ("tf32", "float32"):
+            with matmul_precision(precision):  # type: ignore[arg-type]
+                assert torch.backends.cuda.matmul.fp32_precision == (
+                    "tf32" if precision == "tf32" else "ieee"
+                )
+            assert torch.backends.cuda.matmul.fp32_precision == value
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
 def test_ceilings_count_bytes_read_and_written_and_the_flops_of_a_product() -> None:
     class Constant(PretendedGpu):
         def seconds(self, start: Any, end: Any) -> float:

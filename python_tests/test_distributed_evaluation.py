@@ -36,7 +36,7 @@ def own_part(x: Tensor, sizes: list[int]) -> Tensor:
 def evaluate(sizes: list[int], reference_sizes: list[int]) -> None:
     embeddings, labels = data()
     embeddings[7] = embeddings[3]  # a tie
-    whole = evaluation.retrieval(embeddings, labels, metrics=evaluation.METRICS[:-1])
+    whole = evaluation.retrieval(embeddings, labels)
     assert retrieval(own_part(embeddings, sizes), own_part(labels, sizes)) == whole
     others, other_labels = embeddings.flip(0) + 0.1, labels.flip(0)
     for normalize in ("unit", "ball"):
@@ -82,6 +82,13 @@ def cluster(sizes: list[int], seconds: float) -> None:
     expected = ModuleNotFoundError if dist.get_rank() == 0 else RuntimeError
     with pytest.raises(expected, match=r"^nmi: "):
         retrieval(*own, metrics=["nmi"])
+
+    # Told before the first query is ranked, and by the first rank, which is the one that clusters.
+    if dist.get_rank() == 0:
+        module.check_kmeans = fails
+    module.retrieval_per_query = None  # type: ignore[assignment]
+    with pytest.raises(expected, match=r"^nmi: "):
+        retrieval(*own, metrics=["map_at_r", "nmi"])
 
 
 def make_network(sharded: bool) -> nn.Module:

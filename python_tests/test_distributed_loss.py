@@ -187,8 +187,8 @@ def kernels_one_by_one() -> None:
     """As on a GPU, where the first kernel's result travels while the second runs."""
     from ccp_fast.distributed import proxies as module
 
-    whole = module.Part
-    module.Part = lambda **kwargs: whole(**{**kwargs, "overlap": True})  # type: ignore[misc, assignment]
+    whole = module.RankWork
+    module.RankWork = lambda **kwargs: whole(**{**kwargs, "overlap": True})  # type: ignore[misc, assignment]
     for name, options in LOSSES:
         for anchor in ("sample", "proxy"):
             this_rank(name, {**options, "anchor": anchor}, LAYOUTS[2][1], torch.float64)
@@ -204,7 +204,7 @@ def order_of_events(overlap: bool) -> None:
     from ccp_fast.distributed import proxies as of_proxies
 
     events: list[str] = []
-    part, kernels = of_proxies.Part, module.ops.backward
+    part, kernels = of_proxies.RankWork, module.ops.backward
 
     class Communicator(module.Communicator):
         def scatter_sum_rows(self, x: Tensor, sizes: Any, name: str) -> Any:
@@ -217,7 +217,7 @@ def order_of_events(overlap: bool) -> None:
         events.append(" and ".join(names))
         return kernels(*args)
 
-    of_proxies.Part = lambda **kwargs: part(**{**kwargs, "overlap": overlap})  # type: ignore[misc, assignment]
+    of_proxies.RankWork = lambda **kwargs: part(**{**kwargs, "overlap": overlap})  # type: ignore[misc, assignment]
     module.ops.backward = backward
     proxies = ShardedProxies(CLASSES, PROXIES, DIM)
     proxies.comm = Communicator()

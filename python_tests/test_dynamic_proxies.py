@@ -126,7 +126,7 @@ def test_one_proxy_for_all_is_a_dead_end() -> None:
         (
             torch.zeros(C, K, D),
             {"assignment": "nearest"},
-            "assignment: expected 'static', 'dynamic', got 'nearest'",
+            'assignment: expected "static" or "dynamic", got \'nearest\'',
         ),
         (torch.zeros(0, K, D), {}, r"references: expected a proxy to assign, got shape \[0, 3, 7\]"),
         (torch.zeros(C, K, D - 1), {}, "references: expected last dimension 7"),

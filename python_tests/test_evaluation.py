@@ -373,7 +373,7 @@ def test_collapsed_embeddings() -> None:
     """A dead network maps all to zero: every reference ties, the lowest index wins, nothing is NaN."""
     x, labels = torch.zeros(40, 8), torch.arange(40) % 4
     assert nearest(x, 2, block_size=(7, 3)).indices[:3].tolist() == [[1, 2], [0, 2], [0, 1]]
-    result = retrieval(x, labels)
+    result = retrieval(x, labels, metrics=METRICS)
     assert result["nmi"] == 0.0
     assert all(math.isfinite(value) for value in result.values())
 
@@ -488,15 +488,22 @@ def test_nmi_follows_the_seed(kmeans: Any) -> None:
 def test_nmi_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ModuleNotFoundError, match="nmi: needs faiss for k-means"):
-        retrieval(torch.eye(4), torch.tensor([0, 0, 1, 1]), kmeans="faiss")
+        retrieval(torch.eye(4), torch.tensor([0, 0, 1, 1]), metrics=["nmi"], kmeans="faiss")
 
 
-def test_nmi_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+@pytest.mark.parametrize("missing", ["sklearn", "sklearn.cluster", "sklearn.metrics"])
+def test_nmi_without_scikit_learn(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told before anything is ranked; without NMI nothing is missing."""
+    for module in [name for name in sys.modules if name.split(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, missing, None)
     x, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
+    assert set(retrieval(x, labels)) == {
+        *METRICS[:3], "recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8", "num_queries"
+    }  # fmt: skip
+    monkeypatch.setattr("ccp_fast.evaluation._metrics.retrieval_per_query", None)
     with pytest.raises(ModuleNotFoundError, match="nmi: needs scikit-learn"):
-        retrieval(x, labels)
-    retrieval(x, labels, metrics=PER_QUERY)
+        retrieval(x, labels, metrics=METRICS)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------
@@ -531,7 +538,7 @@ NAN = X.index_put((torch.tensor(3), torch.tensor(1)), torch.tensor(torch.nan))
         (dict(reference_labels=Y), "reference_labels: expected exactly when reference is given"),
         (dict(metrics=["map"]), "metrics: expected some of precision_at_1, .*, got 'map'"),
         (dict(ks=[0]), r"ks: expected integers of at least 1, got \[0\]"),
-        (dict(normalize="l2"), 'normalize: expected "unit", "ball" or None, got \'l2\''),
+        (dict(normalize="l2"), 'normalize: expected "ball", "unit" or None, got \'l2\''),
         (dict(block_size=(0, 4)), r"block_size: expected \(queries, references\)"),
         (dict(backend="annoy"), 'backend: expected "ccp_fast" or "faiss", got \'annoy\''),
         (dict(metrics=["nmi"], kmeans="k"), 'kmeans: expected "scikit-learn" or "faiss", got \'k\''),

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("safetensors")
 
+from ccp_fast._system.lock import only_process
 from ccp_fast.cli.data_command import app
 from ccp_fast.data import DataFileError
 from ccp_fast.data.drawing import Face, rank
@@ -28,7 +29,6 @@ from ccp_fast.data.glyphs_large import build as large
 from ccp_fast.data.glyphs_large.faces import CHARACTERS, FACES
 from ccp_fast.training import datasets, trainer
 from ccp_fast.training.errors import UserError
-from ccp_fast.training.lock import only_process
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 FILES = ["DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "DejaVuSerif-Bold", "STIXGeneral", "cmtt10"]

@@ -192,7 +192,7 @@ def test_one_class_costs_nothing(loss: str) -> None:
         (
             F.margin_softmax,
             {"kind": "sphereface"},
-            "kind: expected 'none', 'cosface', 'arcface', got 'sphereface'",
+            'kind: expected "none", "cosface" or "arcface", got \'sphereface\'',
         ),
         (F.margin_softmax, {"scale": 0.0}, "scale: expected a number above 0, got 0.0"),
         (

@@ -120,9 +120,9 @@ def test_pairs_need_the_batch_itself() -> None:
     embeddings, labels = batch(9, 3, 4)
     with pytest.raises(ValueError, match=r'references: expected None, the batch itself, with variant="pair"'):
         F.lifted_structure(embeddings, torch.zeros(3, 2, 4, dtype=torch.float64), labels)
-    with pytest.raises(ValueError, match="variant: expected 'pair', 'anchor', got 'both'"):
+    with pytest.raises(ValueError, match='variant: expected "pair" or "anchor", got \'both\''):
         F.lifted_structure(embeddings, None, labels, variant="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='variant: expected "anchor" for a loss with proxies, got "pair"'):
-        LiftedStructureLoss(3, 4)
-    with_proxies = LiftedStructureLoss(3, 4, variant="anchor")
+        LiftedStructureLoss(num_classes=3, dim=4)
+    with_proxies = LiftedStructureLoss(num_classes=3, dim=4, variant="anchor")
     assert torch.isfinite(with_proxies(embeddings, labels))

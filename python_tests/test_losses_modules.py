@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from ccp_fast import functional as F
-from ccp_fast import losses
+from ccp_fast import losses, reference
+from ccp_fast.distributed import ShardedLoss, ShardedProxies
 from ccp_fast.losses import MetricLoss
 
 CLASSES, PER_CLASS, DIM = 5, 3, 7
@@ -168,17 +171,64 @@ def test_proxy_losses_need_sizes(kind: type[MetricLoss]) -> None:
     [
         ({"num_classes": 3}, "num_classes, dim: expected both or neither, got 3 and None"),
         ({"dim": 3}, "num_classes, dim: expected both or neither, got None and 3"),
-        ({"num_classes": 0, "dim": 3}, "num_classes: expected at least 1, got 0"),
-        ({"num_classes": 2, "dim": 0}, "dim: expected at least 1, got 0"),
+        ({"num_classes": 0, "dim": 3}, "num_classes: expected an integer of at least 1, got 0"),
+        ({"num_classes": 2, "dim": 0}, "dim: expected an integer of at least 1, got 0"),
         (
             {"num_classes": 2, "dim": 3, "proxies_per_class": 0},
-            "proxies_per_class: expected at least 1, got 0",
+            "proxies_per_class: expected an integer of at least 1, got 0",
         ),
     ],
 )
 def test_refuses_sizes(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         losses.ContrastiveLoss(**sizes)
+
+
+WRONG_OF_ALL = {"normalize": "l2", "reduction": "avg", "anchor": "class"}
+WRONG = {
+    losses.ContrastiveLoss: {"distance": "cos", "pos_margin": "wide", "neg_margin": None},
+    losses.TripletLoss: {"margin": "wide"},
+    losses.MultiSimilarityLoss: {"alpha": 0.0, "beta": -1.0, "base": "low"},
+    losses.ProxyNCALoss: {"temperature": -1, "variant": "++", "assignment": "nearest"},
+    losses.ProxyAnchorLoss: {"alpha": float("nan"), "margin": "wide"},
+    losses.LiftedStructureLoss: {"variant": "both", "margin": "wide"},
+    losses.MarginSoftmaxLoss: {"kind": "sphereface", "scale": 0, "margin": "wide"},
+    losses.SoftTripleLoss: {"scale": 0, "gamma": -1, "margin": "wide", "tau": "much"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [(kind, *item) for kind, wrong in WRONG.items() for item in (wrong | WRONG_OF_ALL).items()],
+)
+def test_refuses_options_when_it_is_made(kind: type[MetricLoss], option: str, value: object) -> None:
+    """In the words of the function."""
+    others: dict[str, object] = {"kind": "arcface"} if kind is losses.MarginSoftmaxLoss else {}
+    proxies = "num_classes" in signature(kind, with_default=False)
+    options = others | ({"num_classes": 3, "dim": 4} if proxies else {})
+    with pytest.raises(ValueError, match=rf"^{option}: expected .*, got ") as told:
+        kind(**{**options, option: value})
+    embeddings, labels = batch()
+    with pytest.raises(ValueError, match=re.escape(str(told.value))):
+        kind(**options).function(embeddings, None, labels, **{**others, option: value})
+
+
+def signature(kind: type[MetricLoss], *, with_default: bool) -> set[str]:
+    """Names of its parameters with a default, or of those without one."""
+    parameters = inspect.signature(kind).parameters.values()
+    return {p.name for p in parameters if (p.default is not p.empty) is with_default}
+
+
+def test_options_of_a_sharded_loss_are_refused_too() -> None:
+    with pytest.raises(ValueError, match="temperature: expected a number above 0, got -1"):
+        ShardedLoss(F.proxy_nca, ShardedProxies(3, 1, DIM), temperature=-1)
+
+
+@pytest.mark.parametrize("kind", [*FUNCTIONS, losses.LiftedStructureLoss])
+def test_sizes_of_proxies_that_a_loss_may_do_without_are_keywords(kind: type[MetricLoss]) -> None:
+    sizes = [inspect.signature(kind).parameters[name] for name in ("num_classes", "dim")]
+    for size in sizes:
+        assert (size.kind is size.KEYWORD_ONLY) == (size.default is None)
 
 
 def test_refuses_half_of_the_references() -> None:
@@ -196,3 +246,17 @@ def test_refuses_half_of_the_references() -> None:
 def test_labels_are_classes(wrong: Tensor) -> None:
     with pytest.raises((ValueError, RuntimeError), match=r"^labels: expected"):
         losses.ContrastiveLoss(**SIZES)(torch.zeros(2, DIM), wrong)
+
+
+@pytest.mark.parametrize("described", [F.contrastive, losses.ContrastiveLoss, reference.contrastive])
+def test_c1_as_it_is_described_is_of_cosines(described: Callable[..., object]) -> None:
+    """Lengths of vectors make no difference."""
+    text = " ".join((inspect.getdoc(described) or "").split())
+    recipe = re.search(r"C1 (?:of that paper )?is ((?:\w+=\S+, )*\w+=\S+)\.", text)
+    assert recipe is not None, text
+    options = {name: value.strip('"') for name, value in (p.split("=") for p in recipe[1].split(", "))}
+    embeddings, labels = batch()
+    for function in (F.contrastive, reference.contrastive):
+        torch.testing.assert_close(
+            function(embeddings, None, labels, **options), function(embeddings / 9, None, labels, **options)
+        )

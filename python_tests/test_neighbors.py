@@ -180,16 +180,16 @@ X = torch.zeros(6, 2)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0}, "k: expected at least 1, got 0"),
-        ({"k": 2.5}, "k: expected an integer, got 2.5"),
-        ({"k": True}, "k: expected an integer, got True"),
+        ({"k": 0}, "k: expected an integer of at least 1, got 0"),
+        ({"k": 2.5}, "k: expected an integer of at least 1, got 2.5"),
+        ({"k": True}, "k: expected an integer of at least 1, got True"),
         ({"normalize": "l2"}, 'normalize: expected "ball", "unit" or None, got \'l2\''),
         (
             {"anchors": X.long()},
             r"anchors: expected floating point of shape \[M, D\], got int64 of shape \[6, 2\]",
         ),
         ({"anchors": X[0]}, r"anchors: .* got float32 of shape \[2\]"),
-        ({"anchors": [1.0]}, r"anchors: expected a tensor of shape \[M, D\], got list"),
+        ({"anchors": [1.0]}, r"anchors: expected floating point of shape \[M, D\], got list"),
         (
             {"references": X[:, :1]},
             r"references: expected last dimension 2, the anchors', got shape \[6, 1\]",

@@ -78,7 +78,7 @@ NAN = torch.full((7, 5), torch.nan)
 @pytest.mark.parametrize(
     ("points", "options", "message"),
     [
-        (POINTS, {"k": 0}, "k: expected at least 1, got 0"),
+        (POINTS, {"k": 0}, "k: expected an integer of at least 1, got 0"),
         (NAN, {}, "points: expected numbers, got NaN in row 0"),
         (POINTS, {"seeds": NAN}, "seeds: expected numbers, got NaN in row 0"),
         (POINTS.long(), {}, "points: expected floating point"),

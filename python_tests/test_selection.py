@@ -307,13 +307,13 @@ CUT = torch.tensor([0, 3, 6])
 @pytest.mark.parametrize(
     ("points", "options", "message"),
     [
-        (POINTS, {"k": 0}, "k: expected at least 1, got 0"),
-        (POINTS, {"k": 2.5}, "k: expected an integer, got 2.5"),
-        (POINTS, {"k": True}, "k: expected an integer, got True"),
+        (POINTS, {"k": 0}, "k: expected an integer of at least 1, got 0"),
+        (POINTS, {"k": 2.5}, "k: expected an integer of at least 1, got 2.5"),
+        (POINTS, {"k": True}, "k: expected an integer of at least 1, got True"),
         (POINTS, {"normalize": "l2"}, "normalize: expected"),
         (POINTS, {"short": "wrap"}, "short: expected"),
-        (POINTS.long(), {}, r"points: expected float32.*got int64 of shape \[6, 2\]"),
-        (POINTS[0], {}, r"points: .*2 or 3 dimensions, got float32 of shape \[2\]"),
+        (POINTS.long(), {}, r"points: expected floating point.*got int64 of shape \[6, 2\]"),
+        (POINTS[0], {}, r"points: .*\[N, D\] or \[S, n, D\], got float32 of shape \[2\]"),
         (POINTS, {"offsets": CUT.int()}, r"offsets: expected int64 of shape \[S \+ 1\], got int32"),
         (POINTS, {"offsets": CUT[:0]}, r"offsets: expected int64 of shape \[S \+ 1\]"),
         (POINTS.view(2, 3, 2), {"offsets": CUT}, "offsets: expected None"),
@@ -322,7 +322,7 @@ CUT = torch.tensor([0, 3, 6])
         (POINTS, {"seeds": POINTS.to("meta")}, "seeds: expected device cpu"),
         (POINTS, {"seeds": POINTS[:, :1]}, "seeds: expected vectors of 2 components, got 1"),
         (POINTS, {"offsets": CUT, "seeds": POINTS}, "seeds: expected 2 segments, as points has, got 1"),
-        (POINTS, {"seeds": POINTS.bool()}, "seeds: expected float32"),
+        (POINTS, {"seeds": POINTS.bool()}, "seeds: expected floating point"),
     ],
 )
 def test_arguments_that_do_not_fit(points: Tensor, options: dict, message: str) -> None:

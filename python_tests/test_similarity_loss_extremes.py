@@ -186,7 +186,7 @@ def test_refusals_name_the_argument() -> None:
             r"anchors: expected floating point of shape \[M, D\], got int32 of shape \[6, 5\]",
         ),
         ((a[0], p, y), {}, r"anchors: .* got float32 of shape \[5\]"),
-        ((a.tolist(), p, y), {}, "anchors: expected a tensor .* got list"),
+        ((a.tolist(), p, y), {}, r"anchors: expected floating point of shape \[M, D\], got list"),
         (
             (a, p[..., :4], y),
             {},
@@ -207,10 +207,10 @@ def test_refusals_name_the_argument() -> None:
             r"reference_labels: expected int64 of shape \[6\] with references of shape \[N, D\], got None",
         ),
         ((a, None, y, y), {}, "reference_labels: expected None where references is None"),
-        ((a, p, y), {"normalize": "l2"}, "normalize: expected 'ball', 'unit', None, got 'l2'"),
+        ((a, p, y), {"normalize": "l2"}, 'normalize: expected "ball", "unit" or None, got \'l2\''),
         ((a, p, y), {"reduction": "avg"}, "reduction: expected .* got 'avg'"),
-        ((a, p, y), {"anchor": "proxies"}, "anchor: expected 'sample', 'proxy', got 'proxies'"),
-        ((a, p, y), {"distance": "cos"}, "distance: expected 'l2', 'cosine', got 'cos'"),
+        ((a, p, y), {"anchor": "proxies"}, 'anchor: expected "sample" or "proxy", got \'proxies\''),
+        ((a, p, y), {"distance": "cos"}, 'distance: expected "l2" or "cosine", got \'cos\''),
     ]
     for arguments, options, message in refused:
         with pytest.raises(ValueError, match=message):

@@ -20,7 +20,8 @@ from training_runs import QUIET, assert_same_results, tiny_data  # noqa: F401
 
 pytest.importorskip("safetensors")
 
-from ccp_fast.training import files, trainer
+from ccp_fast._system import files
+from ccp_fast.training import trainer
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.run_folder import RunFolder
 

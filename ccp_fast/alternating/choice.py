@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ccp_fast import functional as F
+from ccp_fast._checks import Normalize
 from ccp_fast.alternating.pool import EmbeddedPool
-from ccp_fast.reference.pairs import Normalize, normalise
+from ccp_fast.reference.pairs import normalise
 
 _EXACT = "donot_use_mm_for_euclid_dist"  # ‖x‖² + ‖y‖² − 2xy is not 0 where x and y are equal
 

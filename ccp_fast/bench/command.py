@@ -18,7 +18,9 @@ from ccp_fast.bench.results import Row
 from ccp_fast.bench.runner import Options, measure
 from ccp_fast.bench.tables import console
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 WRONG_INPUT = 2
 INTERRUPTED = 130
@@ -36,15 +38,19 @@ def cpu(
     ] = False,
     only: Annotated[
         str | None,
-        typer.Option(metavar="WORDS", help="Families, cases or settings, such as losses or c2,k-center."),
+        typer.Option(
+            metavar="WORDS", help="Run only these families, cases or settings, such as losses or c2,k-center."
+        ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch and the operators.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch and of the operators.")] = 2,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Of timing per case (2, with --quick 0.2); three rounds at least."),
+        typer.Option(
+            min=0.0, help="Seconds of timing per case (2, with --quick 0.2); three rounds at least."
+        ),
     ] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="torch.compile as well: 10 to 60 s more for each case.")
+        bool, typer.Option("--compile", help="Time torch.compile as well: 10 to 60 s more per case.")
     ] = False,
     no_memory: Annotated[bool, typer.Option("--no-memory", help="Leave out peak memory.")] = False,
     out: Annotated[
@@ -55,7 +61,7 @@ def cpu(
         Path | None, typer.Option(metavar="FILE", help="Show the change since an older --out.")
     ] = None,
 ) -> None:
-    """Every operator on the CPU: time, peak extra memory and error, beside its competitors."""
+    """Measure every operator on the CPU, beside its competitors. Time, peak extra memory and error."""
     size: Size = "quick" if quick else "full"
     try:
         cases = select(all_cases(size), only)

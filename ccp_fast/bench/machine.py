@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import ccp_fast
-from ccp_fast.training.environment import describe
+from ccp_fast._system.environment import describe
 
 _BUSY = 0.05  # share of the cores that others may take before times mean little
 

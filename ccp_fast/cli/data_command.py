@@ -23,7 +23,10 @@ from ccp_fast.training.errors import UserError
 from ccp_fast.training.workers import worker_count
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 WRONG_INPUT = 2
@@ -44,7 +47,7 @@ def build(
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
 ) -> None:
-    """Draw a set from Debian's font packages (162 MB); if it is interrupted, start it again to go on."""
+    """Draw a set from Debian's font packages (162 MB). If it is interrupted, start it again to go on."""
     if name != "glyphs-large":
         _fail(f"name: expected glyphs-large, got {name!r}")
     begun = time.monotonic()
@@ -83,7 +86,7 @@ def check(
         int | None, typer.Option(min=0, help="Processes that decode; by default one per core.")
     ] = None,
 ) -> None:
-    """Look whether a data set is there and whole, and count it; exit code 1 if an image is broken."""
+    """Look whether a data set is there and whole, and count it. Exit code 1 if an image is broken."""
     broken: list[str] = []
     try:
         settings = {"name": name, "root": data_root, "counts": counts, "workers": workers}

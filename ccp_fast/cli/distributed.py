@@ -32,16 +32,21 @@ LOST = 3
 
 def distributed(
     out: Annotated[Path, typer.Option(help="Folder of the run, which all processes see.")],
-    network: Annotated[str | None, typer.Option(help="ddp, the default, or fsdp.")] = None,
-    sample_rate: Annotated[
-        float | None, typer.Option(help="Part of the classes that take part in a step; by default all.")
+    network: Annotated[
+        str | None, typer.Option(help="What the network is wrapped in: ddp, the default, or fsdp.")
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="As of ccp-train.")] = None,
-    method: Annotated[str | None, typer.Option(help="plain or ccp.")] = None,
-    data: Annotated[str | None, typer.Option(help="As of ccp-train.")] = None,
+    sample_rate: Annotated[
+        float | None,
+        typer.Option(help="Share of the classes that take part in a step, up to 1, the default."),
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="As in ccp-train.")] = None,
+    method: Annotated[str | None, typer.Option(help="Way to train: plain or ccp.")] = None,
+    data: Annotated[str | None, typer.Option(help="As in ccp-train.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data set, on every machine.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, batches and augmentation.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed of weights, batches and augmentation.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each process.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
     settings: Annotated[

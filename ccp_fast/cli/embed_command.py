@@ -11,21 +11,24 @@ import numpy as np
 import torch
 import typer
 
+from ccp_fast._system.files import write_atomically
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.data.folders import SUFFIXES
 from ccp_fast.data.image_files import ImageFiles
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
-from ccp_fast.training.files import write_atomically
 
 
 def embed(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or a best.safetensors.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
     out: Annotated[Path, typer.Option(help="File for the vectors, in NumPy's format.")] = Path("vectors.npy"),
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device to compute on: cpu, cuda or cuda:1.")] = "cpu",
 ) -> None:
-    """Vectors [n, dim] in float32, to be compared by Euclidean distance; with the path of each row in a .txt beside."""
+    """Write the vectors of images. They are float32 [n, dim], to be compared by Euclidean distance.
+
+    The path of each row stands in a .txt beside them.
+    """
     with one_sentence():
         paths = [str(path) for path in _files(images)]
         model = load_model(run, device)

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
+from ccp_fast._system.files import write_atomically
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.data import EvaluationSet
 from ccp_fast.training.config import load_config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
-from ccp_fast.training.files import write_atomically
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.measure import measure_model
 
@@ -29,19 +29,20 @@ class Split(str, Enum):
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run, or a best.safetensors.")],
-    data: Annotated[str | None, typer.Option(help="Another data set than that of the run.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set, if it is another than that of the run.")] = None,
     data_root: Annotated[
-        Path | None, typer.Option(help="Its folder, or another place of that of the run.")
+        Path | None,
+        typer.Option(help="Folder of that data set, or of the run's where it lies elsewhere now."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="One setting, such as evaluation.nmi=false."),
     ] = None,
     split: Annotated[Split, typer.Option(help="Classes to search among.")] = Split.test,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
+    device: Annotated[str, typer.Option(help="Device to compute on: cpu, cuda or cuda:1.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="JSON file to write all numbers to.")] = None,
 ) -> None:
-    """Retrieval metrics of a trained model, of all networks of a run together."""
+    """Print retrieval metrics of a trained model. The networks of a run count together."""
     with one_sentence():
         model = load_model(run, device)
         config = load_config(

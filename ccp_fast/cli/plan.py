@@ -10,30 +10,39 @@ from rich.console import Console
 from rich.table import Table
 
 from ccp_fast.distributed.planner import Plan, Setup, plan_step
+from ccp_fast.ops.similarity_loss import LOSS_NAMES
 
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 
 
 def plan(
     classes: Annotated[str, typer.Option(help="Number of classes, such as 10_000_000.")],
-    proxies: Annotated[int, typer.Option(help="Of a class.")] = 4,
+    proxies: Annotated[int, typer.Option(help="Proxies per class.")] = 4,
     dim: Annotated[int, typer.Option(help="Components of an embedding.")] = 512,
-    gpus: Annotated[int, typer.Option(help="Processes, each with a GPU.")] = 8,
-    batch: Annotated[int, typer.Option(help="Samples of each GPU.")] = 128,
-    loss: Annotated[str, typer.Option(help="A name of csrc/losses/registry.h.")] = "proxy_nca",
+    gpus: Annotated[int, typer.Option(help="Number of GPUs, one process each.")] = 8,
+    batch: Annotated[int, typer.Option(help="Samples per GPU.")] = 128,
+    loss: Annotated[str, typer.Option(help=f"Loss: {', '.join(LOSS_NAMES)}.")] = "proxy_nca",
     anchor: Annotated[str, typer.Option(help='Rows of the loss: "sample" or "proxy".')] = "sample",
-    sample_rate: Annotated[float, typer.Option(help="Part of the classes that take part in a step.")] = 1.0,
-    optimizer: Annotated[str, typer.Option(help="sgd, momentum or adam.")] = "adam",
-    network: Annotated[str, typer.Option(help="ddp or fsdp.")] = "ddp",
-    parameters: Annotated[str, typer.Option(help="Of the network.")] = "25_600_000",
-    activations_mb: Annotated[float, typer.Option(help="Of one sample, kept for backward.")] = 90.0,
-    embedding_bytes: Annotated[int, typer.Option(help="Of a number: 4 float32, 2 bfloat16.")] = 2,
-    proxy_bytes: Annotated[int, typer.Option(help="Of a number: 4 float32, 2 bfloat16.")] = 4,
-    memory_gb: Annotated[float, typer.Option(help="Of a GPU.")] = 80.0,
-    gigabits: Annotated[float, typer.Option(help="Network of each GPU, in Gbit/s.")] = 400.0,
-    latency_us: Annotated[float, typer.Option(help="Of a message between two GPUs.")] = 5.0,
+    sample_rate: Annotated[float, typer.Option(help="Share of the classes that take part in a step.")] = 1.0,
+    optimizer: Annotated[str, typer.Option(help="Optimizer: sgd, momentum or adam.")] = "adam",
+    network: Annotated[str, typer.Option(help="What the network is wrapped in: ddp or fsdp.")] = "ddp",
+    parameters: Annotated[str, typer.Option(help="Parameters of the network.")] = "25_600_000",
+    activations_mb: Annotated[
+        float, typer.Option(help="Activations of one sample that are kept for backward, in MB.")
+    ] = 90.0,
+    embedding_bytes: Annotated[
+        int, typer.Option(help="Bytes per number of an embedding: 4 for float32, 2 for bfloat16.")
+    ] = 2,
+    proxy_bytes: Annotated[
+        int, typer.Option(help="Bytes per number of a proxy: 4 for float32, 2 for bfloat16.")
+    ] = 4,
+    memory_gb: Annotated[float, typer.Option(help="Memory of a GPU, in GB.")] = 80.0,
+    gigabits: Annotated[float, typer.Option(help="Bandwidth of each GPU's network, in Gbit/s.")] = 400.0,
+    latency_us: Annotated[
+        float, typer.Option(help="Latency of a message between two GPUs, in microseconds.")
+    ] = 5.0,
 ) -> None:
-    """Print memory of a GPU by part, bytes and time of every message, and where the limit lies."""
+    """Plan a step over many GPUs. Prints memory of a GPU by part, bytes and time of every message, and the limit."""
     try:
         setup = Setup(
             classes=_count("--classes", classes),

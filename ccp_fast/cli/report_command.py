@@ -10,7 +10,9 @@ import typer
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.training.report import write_runs_report
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 @app.command()
@@ -18,6 +20,6 @@ def command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not.")],
     out: Annotated[Path, typer.Option(help="Page to write.")] = Path("report.html"),
 ) -> None:
-    """What runs reached, how they went and where their settings differ, in one page that loads nothing."""
+    """Show what runs reached, how they went and where their settings differ, in one page that loads nothing."""
     with one_sentence():
         print(f"report: {write_runs_report(runs, out)}")

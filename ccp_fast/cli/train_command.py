@@ -13,6 +13,7 @@ from ccp_fast.cli.distributed import distributed
 from ccp_fast.cli.embed_command import embed
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.cli.evaluate_command import evaluate, shown
+from ccp_fast.cli.options import given, refuse_before_a_command, refuse_without_effect
 from ccp_fast.cli.plan import plan
 from ccp_fast.training import compare, protocols
 from ccp_fast.training.config import Config, explained, load_config, with_settings
@@ -26,6 +27,7 @@ from ccp_fast.training.run_folder import RunFolder, last_unfinished, numbered
 
 app = typer.Typer(
     add_completion=False,
+    rich_markup_mode=None,  # it takes [n, dim] for markup
     context_settings={"help_option_names": ["-h", "--help"]},
     subcommand_metavar="[evaluate|embed|distributed|plan]",
 )
@@ -58,13 +60,15 @@ def command(
     pool: Annotated[
         str | None,
         typer.Option(
-            help="ccp: proxies are chosen from images embedded anew (fresh) or from the memory of training."
+            help="With ccp, where proxies are chosen from: images embedded anew (fresh) or the memory of training."
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, batches and augmentation.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed of weights, batches and augmentation.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; results are equal to the bit for equal numbers.")
     ] = None,
@@ -87,30 +91,31 @@ def command(
     compare_: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Several ways to train under the same budget and seeds; start again to go on."
+            "--compare", help="Compare ways to train under the same budget and seeds; start again to go on."
         ),
     ] = False,
-    losses: Annotated[str | None, typer.Option(help="--compare: for example c1,c2,ms,triplet.")] = None,
+    losses: Annotated[
+        str | None, typer.Option(help="With --compare: losses, for example c1,c2,ms,triplet.")
+    ] = None,
     columns: Annotated[
-        str, typer.Option(help=f"--compare: some of {','.join(compare.COLUMNS)}.")
+        str, typer.Option(help=f"With --compare: ways to train, some of {', '.join(compare.COLUMNS)}.")
     ] = "plain,ccp",
-    seeds: Annotated[str, typer.Option(help="--compare: for example 0,1,2.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="With --compare: random seeds.")] = "0,1,2",
     jobs: Annotated[
-        int, typer.Option(min=1, help="--compare: runs at a time, each on its share of the cores.")
+        int, typer.Option(min=1, help="With --compare: runs at a time, each on its share of the cores.")
     ] = 1,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print all settings and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Train an embedding; without options C2 with CCP on the glyph set, in under three minutes."""
     if context.invoked_subcommand is not None:
-        _take_no_options(context)
+        with one_sentence():
+            refuse_before_a_command(given(context), context.invoked_subcommand)
         return
     display = Display(quiet=quiet)
     with one_sentence():
+        refuse_without_effect(given(context), finds_its_run=resume == AUTO)
         if resume is not None and resume != AUTO:
-            given = [loss, method, pool, data, data_root, steps, seed, threads, config, settings, out]
-            if any(value is not None for value in given):
-                raise UserError("--resume: a run goes on with the settings it has; give no others beside it")
             _finish(resume, protocols.resume(resume, display), display)
             return
         if report is not None:
@@ -147,16 +152,6 @@ def command(
                 start = protocols.train_or_resume
                 path = out or last_unfinished(RUNS, base, name) or path
             _finish(path, start(base, path, display), display)
-
-
-def _take_no_options(context: typer.Context) -> None:
-    """Those of training, in front of another command: they would be without effect."""
-    with one_sentence():
-        for name in context.params:
-            source = context.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
-                option = "--" + name.strip("_").replace("_", "-")
-                raise UserError(f"{option}: expected behind {context.invoked_subcommand!r}, or not with it")
 
 
 def _finish(path: Path, summary: Summary, display: Display) -> None:

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import FLOATS, check_labels
 from ccp_fast.distributed.communication import Communicator
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class Batch(NamedTuple):
@@ -31,16 +30,14 @@ def gather_batch(comm: Communicator, embeddings: Tensor, labels: Tensor) -> Batc
     Raises ValueError on every rank if one has embeddings of another width or dtype than the first, and on this one
     for labels that do not fit.
     """
-    if labels.dtype != torch.int64 or labels.shape != embeddings.shape[:1]:
-        got = f"{str(labels.dtype).removeprefix('torch.')} of shape {list(labels.shape)}"
-        raise ValueError(f"labels: expected int64 of shape [{len(embeddings)}], got {got}")
-    kind = [len(embeddings), embeddings.shape[1], _DTYPES.index(embeddings.dtype)]
+    check_labels("labels", labels, len(embeddings))
+    kind = [len(embeddings), embeddings.shape[1], FLOATS.index(embeddings.dtype)]
     every = comm.gather_integers(kind, embeddings.device, "batch sizes")
     for rank, (_, dim, dtype) in enumerate(every):
         if [dim, dtype] != every[0][1:]:
             raise ValueError(
-                f"embeddings: expected {_DTYPES[every[0][2]]} of {every[0][1]} components on every rank, as on rank 0, "
-                f"got {_DTYPES[dtype]} of {dim} on rank {rank}"
+                f"embeddings: expected {FLOATS[every[0][2]]} of {every[0][1]} components on every rank, as on rank 0, "
+                f"got {FLOATS[dtype]} of {dim} on rank {rank}"
             )
     sizes = [row[0] for row in every]
     mine = embeddings.detach().contiguous()

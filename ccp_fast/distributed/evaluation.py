@@ -10,14 +10,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ccp_fast._checks import Normalize
 from ccp_fast.distributed.batch import Batch, gather_batch
 from ccp_fast.distributed.communication import Communicator
 from ccp_fast.evaluation import normalized_mutual_information, retrieval_per_query
-from ccp_fast.evaluation._clusters import KMeans
-from ccp_fast.evaluation._fixed_point import Normalize
-from ccp_fast.evaluation._metrics import means
+from ccp_fast.evaluation._clusters import KMeans, check_kmeans
+from ccp_fast.evaluation._metrics import RANKING, means
 
 BEAT = 1.0  # seconds
+_NO_CLUSTERS = "nmi: the first rank could not cluster the embeddings and says why"
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def retrieval(
     labels: Tensor,
     reference: Tensor | None = None,
     reference_labels: Tensor | None = None,
-    metrics: Iterable[str] = ("precision_at_1", "r_precision", "map_at_r", "recall_at_k"),
+    metrics: Iterable[str] = RANKING,
     *,
     ks: Sequence[int] = (1, 2, 4, 8),
     normalize: Normalize = "unit",
@@ -58,6 +59,8 @@ def retrieval(
         if reference_labels is None:
             raise ValueError("reference_labels: expected with reference, got None")
         references = gather_batch(comm, reference, reference_labels)
+    if "nmi" in wanted:
+        _check_kmeans(comm, kmeans, queries.embeddings.device)
     own = queries.own(comm.rank)
     values = retrieval_per_query(
         queries.embeddings,
@@ -76,6 +79,21 @@ def retrieval(
     if "nmi" in wanted:
         result["nmi"] = _nmi(comm, queries, normalize, kmeans, seed)
     return result
+
+
+def _check_kmeans(comm: Communicator, kmeans: KMeans, device: torch.device) -> None:
+    """Whether the first rank can cluster, before any work."""
+    problem: Exception | None = None
+    try:
+        if comm.rank == 0:
+            check_kmeans(kmeans)
+    except (ModuleNotFoundError, ValueError) as error:
+        problem = error
+    failed = comm.gather(torch.tensor([problem is not None], dtype=torch.uint8, device=device), "clustering")
+    if problem is not None:
+        raise problem
+    if failed[0]:
+        raise RuntimeError(_NO_CLUSTERS)
 
 
 def _nmi(comm: Communicator, queries: Batch, normalize: Normalize, kmeans: KMeans, seed: int) -> float:
@@ -101,5 +119,5 @@ def _nmi(comm: Communicator, queries: Batch, normalize: Normalize, kmeans: KMean
     if found is not None:
         return found.result()
     if math.isnan(value):
-        raise RuntimeError("nmi: the first rank could not cluster the embeddings and says why")
+        raise RuntimeError(_NO_CLUSTERS)
     return value

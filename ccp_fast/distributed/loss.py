@@ -26,8 +26,8 @@ from ccp_fast.reference.pairs import norm, normalise
 
 
 @dataclass(frozen=True)
-class Part:
-    """A rank's part of the work of one loss."""
+class RankWork:
+    """What one rank has to do of a loss."""
 
     comm: Communicator
     batch: Batch
@@ -38,31 +38,31 @@ class Part:
     overlap: bool  # two kernels in backward, so that the first one's result travels while the second runs
 
 
-def sharded_loss(embeddings: Tensor, proxies: Tensor, part: Part) -> Tensor:
+def sharded_loss(embeddings: Tensor, proxies: Tensor, work: RankWork) -> Tensor:
     """The loss of all samples of all ranks, the same on each; with reduction "none" this rank's rows."""
-    value: Tensor = _ShardedLoss.apply(embeddings, proxies, part)  # type: ignore[no-untyped-call]
+    value: Tensor = _ShardedLoss.apply(embeddings, proxies, work)  # type: ignore[no-untyped-call]
     return value
 
 
 class _ShardedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, embeddings: Tensor, proxies: Tensor, part: Part) -> Tensor:
-        comm, spec, batch = part.comm, part.spec, part.batch
-        shard = Shard(batch.embeddings, proxies.detach(), part.labels, None)
+    def forward(ctx: Any, embeddings: Tensor, proxies: Tensor, work: RankWork) -> Tensor:
+        comm, spec, batch = work.comm, work.spec, work.batch
+        shard = Shard(batch.embeddings, proxies.detach(), work.labels, None)
         if spec.needs_positives:
-            shard = shard._replace(positives=_positive_distances(shard, part))
+            shard = shard._replace(positives=_positive_distances(shard, work))
         states, active = ops.states(shard, spec)
         if spec.proxy_rows:
             row_state, parts = ops.finish(states[None], len(batch.labels), spec)
             totals = comm.sum(parts.sum(1), "loss")
-            rows = part.classes * proxies.shape[1]
+            rows = work.classes * proxies.shape[1]
         else:
             every = comm.exchange(states, batch.sizes, "row states")
-            row_state, parts = ops.finish(every, part.classes * proxies.shape[1], spec)
-            row_state, totals = _tell_everyone(part, row_state, parts)
+            row_state, parts = ops.finish(every, work.classes * proxies.shape[1], spec)
+            row_state, totals = _tell_everyone(work, row_state, parts)
             rows = len(batch.labels)
         normalizer = _normalizer(totals, rows, spec.reduction)
-        ctx.part, ctx.positives = part, shard.positives
+        ctx.work, ctx.positives = work, shard.positives
         # Alone, the batch is the embeddings themselves: saved, so that a change of theirs is noticed.
         ctx.save_for_backward(embeddings, proxies, row_state, normalizer, active)
         if spec.reduction == "none":
@@ -72,10 +72,10 @@ class _ShardedLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        part: Part = ctx.part
-        comm, spec, sizes = part.comm, part.spec, part.batch.sizes
+        work: RankWork = ctx.work
+        comm, spec, sizes = work.comm, work.spec, work.batch.sizes
         _, proxies, row_state, normalizer, active = ctx.saved_tensors
-        shard = Shard(part.batch.embeddings, proxies.detach(), part.labels, ctx.positives)
+        shard = Shard(work.batch.embeddings, proxies.detach(), work.labels, ctx.positives)
         need_embeddings, need_proxies = ctx.needs_input_grad[:2]
         if spec.reduction == "none" and not spec.proxy_rows:
             grad_loss = comm.gather_rows(grad_loss.contiguous(), sizes, "gradients of rows")
@@ -92,13 +92,13 @@ class _ShardedLoss(torch.autograd.Function):
             return comm.scatter_sum_rows(wide, sizes, "gradients of embeddings")
 
         # Collectives need every rank: what is sent does not depend on whether this rank's embeddings want it.
-        if part.overlap and need_proxies:
+        if work.overlap and need_proxies:
             wait = send(gradients(True, False)[0])
             grad_proxies = gradients(False, True)[1]
         else:
             grad_anchors, grad_proxies = gradients(True, need_proxies)
             wait = send(grad_anchors)
-        grad_embeddings = wait().mul_(part.scale).to(shard.anchors.dtype)
+        grad_embeddings = wait().mul_(work.scale).to(shard.anchors.dtype)
         return (
             grad_embeddings if need_embeddings else None,
             grad_proxies if need_proxies else None,
@@ -106,16 +106,16 @@ class _ShardedLoss(torch.autograd.Function):
         )
 
 
-def _tell_everyone(part: Part, row_state: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+def _tell_everyone(work: RankWork, row_state: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
     """What backward needs of all rows, [3, M], and the sums of the rows' parts, [6]; in one message."""
-    if part.comm.size == 1:
+    if work.comm.size == 1:
         return row_state, parts.sum(1)
-    sizes = part.batch.sizes
+    sizes = work.batch.sizes
     mine, most = row_state.shape[1], max(sizes)
     message = parts.new_zeros(SAVED_PER_ROW * most + ops.ROW_PARTS)
     message[: SAVED_PER_ROW * mine] = row_state.T.reshape(-1)
     message[SAVED_PER_ROW * most :] = parts.sum(1)
-    every = part.comm.gather(message, "loss and rows")
+    every = work.comm.gather(message, "loss and rows")
     rows = every[:, : SAVED_PER_ROW * most].view(len(sizes), most, SAVED_PER_ROW)
     everyone = torch.cat([of_rank[:n] for of_rank, n in zip(rows, sizes, strict=True)])
     return everyone.T.to(row_state.dtype).contiguous(), every[:, SAVED_PER_ROW * most :].sum(0)
@@ -131,16 +131,16 @@ def _normalizer(totals: Tensor, rows: int, reduction: str) -> Tensor:
     return totals.new_ones(2)
 
 
-def _positive_distances(shard: Shard, part: Part) -> Tensor:
+def _positive_distances(shard: Shard, work: RankWork) -> Tensor:
     """[M, K]: of every sample to the proxies of its class, told by the rank that has them."""
-    normalize = part.spec.how_normalized
+    normalize = work.spec.how_normalized
     dtype = torch.promote_types(torch.promote_types(shard.anchors.dtype, shard.proxies.dtype), torch.float32)
     here = (shard.labels >= 0) & (shard.labels < len(shard.proxies))
     samples = normalise(shard.anchors[here].to(dtype), normalize)
     own = normalise(shard.proxies[shard.labels[here]].to(dtype), normalize)
     distances = samples.new_zeros((len(shard.labels), shard.proxies.shape[1]))
     distances[here] = norm(samples[:, None] - own)
-    return part.comm.all_reduce(distances, "distances of positives")
+    return work.comm.all_reduce(distances, "distances of positives")
 
 
 class SumOverRanks(torch.autograd.Function):

@@ -4,7 +4,7 @@
     plan.memory, plan.messages, plan.most_classes, plan.fewest_ranks
 
 Bytes are counted from the shapes, those of messages exactly as `traced` counts them. Seconds are estimates from the
-bandwidths given, each with its formula in the docstring of `Message`; nothing is measured here.
+bandwidths given, each with its formula in the docstring of `PlannedMessage`; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ Network = Literal["ddp", "fsdp"]
 STATES: dict[str, int] = {"sgd": 0, "momentum": 1, "adam": 2}  # copies of a parameter that an optimizer keeps
 _DOUBLE = 8
 _SLICES = 16  # parts in which the CPU kernels gather what they add up, kMostSlices
-_BLOCKS, _TILE = (
-    2 * 148,
-    64,
-)  # blocks of the GPU kernels that keep a tile of partial gradients each, on a B200
+# Blocks of the GPU kernels that keep a tile of partial gradients each, on a B200, and rows of a tile.
+_BLOCKS, _TILE = 2 * 148, 64
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,8 @@ class Setup:
     parameters: int = 25_600_000  # of the network; ResNet-50's
     parameter_bytes: int = 4
     network: Network = "ddp"
-    activations: int = (
-        90_000_000  # of a sample, kept for backward; about ResNet-50's at 224 pixels in bfloat16
-    )
+    # Of a sample, kept for backward; about ResNet-50's at 224 pixels in bfloat16.
+    activations: int = 90_000_000
     memory: int = 80_000_000_000  # of a rank
     bandwidth: float = 50e9  # between ranks, of each: 400 Gbit/s
     latency: float = 5e-6  # of a message between two ranks
@@ -72,14 +69,14 @@ class Setup:
         return self.batch * self.ranks
 
 
-class Part(NamedTuple):
+class MemoryPart(NamedTuple):
     """Memory of one rank."""
 
     name: str
     bytes: int
 
 
-class Message(NamedTuple):
+class PlannedMessage(NamedTuple):
     """One collective of a step. A rank sends (R − 1)/R of the bytes, an all-reduce twice that, in R − 1 steps or twice
     as many: seconds = sent / bandwidth + steps · latency.
     """
@@ -93,11 +90,10 @@ class Message(NamedTuple):
 class Plan(NamedTuple):
     """Of one rank and one step."""
 
-    memory: list[Part]
-    messages: list[Message]
-    proxy_seconds: (
-        float  # the larger of what products and reading and writing the proxies take, at the rates given
-    )
+    memory: list[MemoryPart]
+    messages: list[PlannedMessage]
+    # The larger of what products and reading and writing the proxies take, at the rates given.
+    proxy_seconds: float
     most_classes: int  # that fit into the memory on as many ranks
     fewest_ranks: int  # on which as many classes fit; 0: on no number of them
 
@@ -114,22 +110,22 @@ def plan_step(setup: Setup) -> Plan:
     return Plan(memory, messages_of(setup), _proxy_seconds(setup), _most_classes(setup), _fewest_ranks(setup))
 
 
-def memory_of(setup: Setup) -> list[Part]:
+def memory_of(setup: Setup) -> list[MemoryPart]:
     """By part, the largest first."""
     s = setup
     copies = 2 + STATES[s.optimizer]
     row = s.proxies * s.dim * s.proxy_bytes
     if s.sample_rate == 1:
         proxies = [
-            Part("proxies", s.own_classes * row),
-            Part("gradients of proxies", s.own_classes * row),
-            Part("optimizer state of proxies", s.own_classes * row * STATES[s.optimizer]),
+            MemoryPart("proxies", s.own_classes * row),
+            MemoryPart("gradients of proxies", s.own_classes * row),
+            MemoryPart("optimizer state of proxies", s.own_classes * row * STATES[s.optimizer]),
         ]
     else:
         proxies = [
-            Part("proxies", s.own_classes * row),
-            Part("optimizer state of proxies", s.own_classes * row * STATES[s.optimizer]),
-            Part("sampled rows, their gradients and state", s.sampled_classes * row * copies),
+            MemoryPart("proxies", s.own_classes * row),
+            MemoryPart("optimizer state of proxies", s.own_classes * row * STATES[s.optimizer]),
+            MemoryPart("sampled rows, their gradients and state", s.sampled_classes * row * copies),
         ]
     columns = s.sampled_classes * s.proxies
     rows = columns if s.proxy_rows else s.samples
@@ -140,20 +136,20 @@ def memory_of(setup: Setup) -> list[Part]:
     scratch = kept_tiles * s.dim * 4
     parts = [
         *proxies,
-        Part("batch of all ranks", s.samples * (2 * (embedding + 8) + embedding)),
-        Part("gradients of embeddings", s.samples * (embedding + 4 * s.dim)),
-        Part(
+        MemoryPart("batch of all ranks", s.samples * (2 * (embedding + 8) + embedding)),
+        MemoryPart("gradients of embeddings", s.samples * (embedding + 4 * s.dim)),
+        MemoryPart(
             "states of rows", rows * (2 * members_of(s.loss) + SAVED_PER_ROW) * 4 + rows * ROW_PARTS * _DOUBLE
         ),
-        Part("flags of pairs", max(columns, s.samples)),
-        Part("scratch of the kernels", scratch),
-        Part("network, its gradients and optimizer state", network),
-        Part("activations of the network", s.batch * s.activations),
+        MemoryPart("flags of pairs", max(columns, s.samples)),
+        MemoryPart("scratch of the kernels", scratch),
+        MemoryPart("network, its gradients and optimizer state", network),
+        MemoryPart("activations of the network", s.batch * s.activations),
     ]
     return sorted((part for part in parts if part.bytes), key=lambda part: -part.bytes)
 
 
-def messages_of(setup: Setup) -> list[Message]:
+def messages_of(setup: Setup) -> list[PlannedMessage]:
     """In the order of a step: those of the loss, then those of the network."""
     s, r = setup, setup.ranks
     if r == 1:
@@ -182,7 +178,7 @@ def messages_of(setup: Setup) -> list[Message]:
         messages.append(("all_gather", "weights of the network, forward", size))
         messages.append(("all_gather", "weights of the network, backward", size))
         messages.append(("reduce_scatter", "gradients of the network", size))
-    return [Message(kind, name, n, _seconds(s, kind, n)) for kind, name, n in messages]
+    return [PlannedMessage(kind, name, n, _seconds(s, kind, n)) for kind, name, n in messages]
 
 
 def _seconds(s: Setup, kind: str, size: int) -> float:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ccp_fast.distributed.assigned import AssignedProxies
 from ccp_fast.distributed.batch import Batch, SharedBatch, gather_batch
 from ccp_fast.distributed.communication import Communicator
-from ccp_fast.distributed.loss import Part, SumOverRanks, sharded_loss
+from ccp_fast.distributed.loss import RankWork, SumOverRanks, sharded_loss
 from ccp_fast.distributed.row_sparse import RowSparse
 from ccp_fast.distributed.sampling import Negatives, hard_scores, random_scores, sample_classes
 from ccp_fast.ops.centre_spread import centre_spread
@@ -154,7 +154,7 @@ class ShardedProxies(nn.Module, SplitProxies):
         batch = self.gather(anchors, labels)
         proxies, own_labels, classes = self._taking_part(batch, spec)
         self._last = proxies, classes
-        part = Part(
+        work = RankWork(
             comm=self.comm,
             batch=batch,
             labels=own_labels,
@@ -163,7 +163,7 @@ class ShardedProxies(nn.Module, SplitProxies):
             scale=self._scale,
             overlap=anchors.is_cuda and self.comm.size > 1,
         )
-        return sharded_loss(anchors, proxies, part)
+        return sharded_loss(anchors, proxies, work)
 
     def _taking_part(self, batch: Batch, spec: LossSpec) -> tuple[Tensor, Tensor, int]:
         """Proxies [S, K, D], the classes of the batch's samples among them, and classes of all ranks."""

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import Normalize
 from ccp_fast.neighbors import nearest_reference
-from ccp_fast.reference.pairs import Normalize
 
 Negatives = Literal["random", "hard"]
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-
-def describe(x: object) -> str:
-    """Dtype and shape of a tensor, the type of anything else."""
-    if isinstance(x, Tensor):
-        return f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}"
-    return type(x).__name__
+from ccp_fast._checks import check_labels, describe
 
 
 def embeddings(name: str, x: Tensor, like: Tensor | None = None) -> None:
@@ -27,8 +21,7 @@ def embeddings(name: str, x: Tensor, like: Tensor | None = None) -> None:
 
 def labels(name: str, x: Tensor, like: Tensor) -> None:
     """int64, one for each row of ``like`` and on its device."""
-    if not isinstance(x, Tensor) or x.dtype != torch.int64 or x.shape != like.shape[:1]:
-        raise ValueError(f"{name}: expected int64 of shape [{like.shape[0]}], got {describe(x)}")
+    check_labels(name, x, len(like))
     if x.device != like.device:
         raise ValueError(
             f"{name}: expected a tensor on {like.device} as the embeddings, got one on {x.device}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import Normalize, check_one_of
+
 from . import _checks
-from ._fixed_point import Normalize
 
 KMeans = Literal["scikit-learn", "faiss"]
 
@@ -44,12 +47,7 @@ def normalized_mutual_information(
     """
     _checks.embeddings("embeddings", embeddings)
     _checks.labels("labels", labels, embeddings)
-    if kmeans not in _FIND:
-        raise ValueError(f'kmeans: expected "scikit-learn" or "faiss", got {kmeans!r}')
-    try:
-        from sklearn.metrics import normalized_mutual_info_score
-    except ModuleNotFoundError as error:
-        raise _missing("scikit-learn", "train") from error
+    check_kmeans(kmeans)
     x = embeddings.detach().to(torch.float32)
     if normalize is not None:
         smallest = 1.0 if normalize == "ball" else torch.finfo(torch.float32).tiny
@@ -58,26 +56,31 @@ def normalized_mutual_information(
     # No more clusters than distinct rows: a collapsed network leaves one.
     clusters = min(int(classes.max()) + 1, len(torch.unique(x, dim=0)))
     found = _FIND[kmeans](x.cpu(), clusters, seed)
-    return float(normalized_mutual_info_score(classes.cpu().numpy(), found.numpy()))
+    score = _scikit_learn("metrics").normalized_mutual_info_score
+    return float(score(classes.cpu().numpy(), found.numpy()))
+
+
+def check_kmeans(kmeans: KMeans) -> None:
+    """ValueError for another k-means, ModuleNotFoundError where it is not installed: before any work."""
+    check_one_of("kmeans", kmeans, tuple(_FIND))
+    _scikit_learn("metrics")
+    if kmeans == "faiss":
+        _faiss()
+    else:
+        _scikit_learn("cluster")
 
 
 def _by_scikit_learn(x: Tensor, clusters: int, seed: int) -> Tensor:
-    try:
-        from sklearn.cluster import KMeans
-    except ModuleNotFoundError as error:
-        raise _missing("scikit-learn", "train") from error
-    found = KMeans(clusters, init="k-means++", n_init=1, max_iter=_ITERATIONS, random_state=seed)
+    found = _scikit_learn("cluster").KMeans(
+        clusters, init="k-means++", n_init=1, max_iter=_ITERATIONS, random_state=seed
+    )
     return torch.from_numpy(found.fit_predict(x.numpy()))
 
 
 def _by_faiss(x: Tensor, clusters: int, seed: int) -> Tensor:
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise _missing("faiss", "faiss") from error
     # By default faiss takes a sample of the rows where there are more than 256 a cluster, and its own seed.
     options = {"min_points_per_centroid": 1, "max_points_per_centroid": len(x)}
-    found = faiss.Kmeans(x.shape[1], clusters, niter=_ITERATIONS, seed=seed + 1, **options)
+    found = _faiss().Kmeans(x.shape[1], clusters, niter=_ITERATIONS, seed=seed + 1, **options)
     found.train(x.numpy())
     return torch.from_numpy(found.index.search(x.numpy(), 1)[1][:, 0])
 
@@ -85,7 +88,18 @@ def _by_faiss(x: Tensor, clusters: int, seed: int) -> Tensor:
 _FIND = {"scikit-learn": _by_scikit_learn, "faiss": _by_faiss}
 
 
-def _missing(library: str, extra: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(
-        f'nmi: needs {library} for k-means, which is not installed; pip install "ccp-fast[{extra}]"'
-    )
+def _scikit_learn(part: str) -> ModuleType:
+    return _imported(f"sklearn.{part}", "scikit-learn", "train")
+
+
+def _faiss() -> ModuleType:
+    return _imported("faiss", "faiss", "faiss")
+
+
+def _imported(module: str, library: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f'nmi: needs {library} for k-means, which is not installed; pip install "ccp-fast[{extra}]"'
+        ) from error

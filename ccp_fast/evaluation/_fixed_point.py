@@ -14,19 +14,16 @@ Algorithms 59 (2012), "Error-free transformations of matrix multiplication".
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Normalize = Literal["unit", "ball"] | None
+from ccp_fast._checks import Normalize
 
 _BITS = 26  # first slice
 _LOW_BITS = 18  # second slice, fp64 rows only
 _CHUNK = 1 << 20  # elements prepared at a time
-_KEEP = (
-    1 << 24
-)  # a matrix of at most so many elements keeps its slices (128 MB), a larger one makes them anew
+# A matrix of at most so many elements keeps its slices (128 MB), a larger one makes them anew.
+_KEEP = 1 << 24
 
 
 def ordered_sum(x: Tensor) -> Tensor:  # [M, W] -> [M]

@@ -18,13 +18,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import Normalize
+
 from . import _checks
 from ._candidates import Backend
-from ._clusters import KMeans, normalized_mutual_information
-from ._fixed_point import Normalize, ordered_sum
+from ._clusters import KMeans, check_kmeans, normalized_mutual_information
+from ._fixed_point import ordered_sum
 from ._nearest import BlockSize, prepare, ranked_blocks
 
-METRICS = ("precision_at_1", "r_precision", "map_at_r", "recall_at_k", "nmi")
+RANKING = ("precision_at_1", "r_precision", "map_at_r", "recall_at_k")
+METRICS = (*RANKING, "nmi")
 
 
 def retrieval(
@@ -32,7 +35,7 @@ def retrieval(
     labels: Tensor,
     reference: Tensor | None = None,
     reference_labels: Tensor | None = None,
-    metrics: Iterable[str] = METRICS,
+    metrics: Iterable[str] = RANKING,
     *,
     ks: Sequence[int] = (1, 2, 4, 8),
     normalize: Normalize = "unit",
@@ -54,8 +57,8 @@ def retrieval(
         reference: [N, D]; None: the queries themselves, each leaving out itself by its index (a duplicate
             stays).
         reference_labels: [N] int64, with ``reference``.
-        metrics: some of ``METRICS``. "nmi" clusters the queries by k-means and needs scikit-learn (extra
-            [train]); with many classes it costs far more than all the others.
+        metrics: some of ``METRICS``; by default all but "nmi", which clusters the queries by k-means: it needs
+            scikit-learn (extra [train]), and with many classes it costs far more than all the others.
         ks: the K of recall_at_K; one larger than the number of references counts them all.
         normalize: "unit" v/‖v‖ (cosine similarity), "ball" v/max(1,‖v‖), or None; distances are Euclidean.
         block_size: as in ``nearest``.
@@ -70,9 +73,11 @@ def retrieval(
     Raises:
         ValueError: empty or non-finite embeddings, shapes, dtypes or devices that do not fit, an unknown
             metric, or no query with a reference of its class.
-        ModuleNotFoundError: "nmi" without scikit-learn, "faiss" without faiss.
+        ModuleNotFoundError: "nmi" without scikit-learn, "faiss" without faiss; nothing has been computed then.
     """
     wanted = _wanted(metrics)
+    if "nmi" in wanted:
+        check_kmeans(kmeans)
     names = [name for name in wanted if name != "nmi"]
     values = retrieval_per_query(
         query,
@@ -117,7 +122,7 @@ def retrieval_per_query(
     labels: Tensor,
     reference: Tensor | None = None,
     reference_labels: Tensor | None = None,
-    metrics: Iterable[str] = ("precision_at_1", "r_precision", "map_at_r", "recall_at_k"),
+    metrics: Iterable[str] = RANKING,
     *,
     ks: Sequence[int] = (1, 2, 4, 8),
     normalize: Normalize = "unit",

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import Normalize, check_normalize, check_one_of
+
 from . import _candidates, _checks
 from ._candidates import BACKENDS, Backend, Candidates
-from ._fixed_point import FixedPointRows, Normalize, dots, dots_of_pairs
+from ._fixed_point import FixedPointRows, dots, dots_of_pairs
 
 BlockSize = tuple[int, int] | None
 
@@ -94,8 +96,7 @@ def prepare(
 ) -> tuple[FixedPointRows, FixedPointRows]:
     """Check the embeddings and bring them to fixed point."""
     _checks.embeddings("query", query)
-    if normalize not in ("unit", "ball", None):
-        raise ValueError(f'normalize: expected "unit", "ball" or None, got {normalize!r}')
+    check_normalize(normalize)
     double = query.dtype == torch.float64
     if reference is None:
         q = FixedPointRows("query", query, normalize, double=double)
@@ -121,8 +122,7 @@ def ranked_blocks(
     which ask for thousands of neighbours, do not make all the others pay for as many. Blocks come in order of
     k, not of rows.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f'backend: expected "ccp_fast" or "faiss", got {backend!r}')
+    check_one_of("backend", backend, tuple(BACKENDS))
     candidates = None
     if block_size is None:
         candidates = BACKENDS[backend](query, reference)

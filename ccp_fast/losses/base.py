@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ccp_fast.functional import Normalize
+from ccp_fast._checks import Normalize, at_least
+from ccp_fast._loss_options import check_options
 
 Option = float | str | None
 
@@ -27,7 +28,8 @@ class MetricLoss(nn.Module):
             are about 1. They stay as they are drawn or trained; normalisation is part of the loss.
         options: keyword arguments of `function`, kept in `self.options`.
 
-    Raises ValueError where only one of num_classes and dim is given, or a size is below 1.
+    Raises ValueError where only one of num_classes and dim is given, a size is below 1, or the function is one of
+    `ccp_fast.functional` and would refuse the options.
     """
 
     proxies: nn.Parameter | None
@@ -41,6 +43,7 @@ class MetricLoss(nn.Module):
         **options: Option,
     ) -> None:
         super().__init__()
+        check_options(function, options)
         self.function = function
         self.options = options
         if (num_classes is None) != (dim is None):
@@ -50,8 +53,8 @@ class MetricLoss(nn.Module):
             ("dim", dim),
             ("proxies_per_class", proxies_per_class),
         ):
-            if size is not None and size < 1:
-                raise ValueError(f"{name}: expected at least 1, got {size}")
+            if size is not None:
+                at_least(name, size, 1)
         if num_classes is None or dim is None:
             self.register_parameter("proxies", None)
         else:

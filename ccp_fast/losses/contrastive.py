@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ccp_fast import functional as F
-from ccp_fast.functional import Anchor, Normalize, Reduction
+from ccp_fast._checks import Anchor, Normalize, Reduction
 from ccp_fast.losses.base import MetricLoss
 
 
@@ -13,7 +13,8 @@ class ContrastiveLoss(MetricLoss):
     """Margins on the distances of positive and negative pairs.
 
     l2: Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊; cosine: Σ_P (1 − s − pos_margin)₊ + Σ_N (s −
-    neg_margin)₊. The defaults are C2 of arXiv 2209.09060; C1 is distance="cosine", reduction="anchor_mean".
+    neg_margin)₊, s being the dot product of the vectors as `normalize` leaves them. The defaults are C2 of
+    arXiv 2209.09060; C1 is distance="cosine", normalize="unit", reduction="anchor_mean".
     Options: see `ccp_fast.functional.contrastive`; proxies and references: see `MetricLoss`.
     """
 

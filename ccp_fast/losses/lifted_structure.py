@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ccp_fast import functional as F
-from ccp_fast.functional import Anchor, Normalize, Reduction
+from ccp_fast._checks import Anchor, Normalize, Reduction
 from ccp_fast.losses.base import MetricLoss
 
 
@@ -19,15 +19,15 @@ class LiftedStructureLoss(MetricLoss):
 
     def __init__(
         self,
-        num_classes: int | None = None,
-        dim: int | None = None,
-        proxies_per_class: int = 1,
         *,
         margin: float = 1.0,
         variant: Literal["pair", "anchor"] = "pair",
         normalize: Normalize = None,
         reduction: Reduction = "mean",
         anchor: Anchor = "sample",
+        num_classes: int | None = None,
+        dim: int | None = None,
+        proxies_per_class: int = 1,
     ) -> None:
         if variant == "pair" and num_classes is not None:
             raise ValueError('variant: expected "anchor" for a loss with proxies, got "pair"')

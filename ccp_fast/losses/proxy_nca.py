@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ccp_fast import functional as F
-from ccp_fast.functional import Anchor, Normalize, Reduction
+from ccp_fast._checks import Anchor, Normalize, Reduction
 from ccp_fast.losses.base import MetricLoss
 
 

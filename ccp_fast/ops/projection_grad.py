@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 import ccp_fast.ops  # noqa: F401
+from ccp_fast._checks import FLOATS
 
 _op = torch.ops.ccp_fast.projection_grad_.default
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 @torch.library.register_fake("ccp_fast::projection_grad_")
 def _(grads: list[Tensor], params: list[Tensor], previous: list[Tensor], lam: float) -> Tensor:
     if any(x.device != params[0].device for x in (*grads, *params, *previous)):
-        raise RuntimeError(
-            "grads, params, previous: expected all on one device"
-        )  # with a meta tensor among them
+        # Where a meta tensor is among them.
+        raise RuntimeError("grads, params, previous: expected all on one device")
     is_double = any(p.dtype == torch.float64 for p in params)
     return params[0].new_empty((), dtype=torch.float64 if is_double else torch.float32)
 
@@ -75,7 +74,7 @@ def _check_lists(
                     f"{name}[{i}]: expected shape {list(w.shape)} on {w.device} like params[{i}], "
                     f"got {list(x.shape)} on {x.device}"
                 )
-            if x.dtype not in _FLOATS or x.layout != torch.strided:
+            if x.dtype not in FLOATS or x.layout != torch.strided:
                 raise ValueError(
                     f"{name}[{i}]: expected a dense tensor of float32, float64, bfloat16 or float16, "
                     f"got {x.dtype} with layout {x.layout}"

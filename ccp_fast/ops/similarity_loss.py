@@ -15,6 +15,7 @@ from torch import Tensor
 import ccp_fast.ops  # noqa: F401
 from ccp_fast import reference
 from ccp_fast.ops._second import differentiate_twice
+from ccp_fast.ops._tf32 import allow_tf32
 
 SAVED_PER_ROW = 3  # kSaved in csrc/losses/loss.h
 MOST_MEMBERS = 32  # kMostMembers there
@@ -195,7 +196,7 @@ def similarity_loss(
 ) -> Tensor:
     """The loss alone; what backward needs stays inside.
 
-    A GPU rounds float32 factors to tf32 where torch's own matrix products may: `torch.set_float32_matmul_precision`.
+    A GPU rounds float32 factors to tf32 where torch's own matrix products may: `ccp_fast.ops._tf32`.
     """
     value: Tensor = _forward(
         anchors,
@@ -208,6 +209,6 @@ def similarity_loss(
         reduction,
         proxy_rows,
         exclude_self,
-        torch.backends.cuda.matmul.allow_tf32,
+        allow_tf32(),
     )[0]
     return value

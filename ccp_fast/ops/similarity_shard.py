@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import ccp_fast.ops  # noqa: F401
+from ccp_fast._checks import Normalize
+from ccp_fast.ops._tf32 import allow_tf32
 from ccp_fast.ops.similarity_loss import LOSS_NAMES, SAVED_PER_ROW
-from ccp_fast.reference.pairs import Normalize
 
 ROW_PARTS = 6  # members of RowParts in csrc/losses/loss.h
 USES_POSITIVES = ("triplet",)  # kUsesPositives there
@@ -62,7 +63,7 @@ class Shard(NamedTuple):
 def states(shard: Shard, spec: LossSpec) -> tuple[Tensor, Tensor]:
     """What the rows gather from this shard, [members, rows], and the flags of pairs that `backward` may skip."""
     result: tuple[Tensor, Tensor] = _states(
-        *shard, spec.name, spec.parameters, spec.normalize, spec.proxy_rows, _allow_tf32()
+        *shard, spec.name, spec.parameters, spec.normalize, spec.proxy_rows, allow_tf32()
     )
     return result
 
@@ -77,7 +78,7 @@ def finish(states: Tensor, columns: int, spec: LossSpec) -> tuple[Tensor, Tensor
 
 def counts(shard: Shard, spec: LossSpec) -> Tensor:
     """[M, K]: in how many pairs with this shard's proxies each positive takes part."""
-    result: Tensor = _counts(*shard, spec.name, spec.parameters, spec.normalize, _allow_tf32())
+    result: Tensor = _counts(*shard, spec.name, spec.parameters, spec.normalize, allow_tf32())
     return result
 
 
@@ -104,16 +105,11 @@ def backward(
         spec.parameters,
         spec.normalize,
         spec.proxy_rows,
-        _allow_tf32(),
+        allow_tf32(),
         need_anchors,
         need_proxies,
     )
     return result
-
-
-def _allow_tf32() -> bool:
-    allowed: bool = torch.backends.cuda.matmul.allow_tf32
-    return allowed
 
 
 def _number_dtype(anchors: Tensor, proxies: Tensor) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""The losses: each a short function from matrices over all pairs to `Parts`, and a public face to it.
+"""The losses: each a short function from matrices over all pairs to `RowParts`, and a public face to it.
 
 Notation: row i, column j; P_i its positives, N_i its negatives; s_ij dot product, d_ij distance, both of
 normalised vectors. Arguments shared by all:
@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
+from ccp_fast._checks import Anchor, Normalize, Reduction
 from ccp_fast.reference.neighbors import nearest_reference
-from ccp_fast.reference.pairs import Anchor, Normalize, Pairs, at_least_float32, make_pairs, norm, normalise
-from ccp_fast.reference.reduction import Count, Parts, Reduction, reduce
+from ccp_fast.reference.pairs import Pairs, at_least_float32, make_pairs, norm, normalise
+from ccp_fast.reference.reduction import Count, RowParts, reduce
 
 
 def contrastive(
@@ -49,10 +50,10 @@ def contrastive(
     """Contrastive loss with two margins.
 
     l2:      Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊
-    cosine:  Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊
+    cosine:  Σ_P (1 − s − pos_margin)₊ + Σ_N (s − neg_margin)₊, of the vectors as `normalize` leaves them
 
     active_mean: each sign over its nonzero terms (C2 of arXiv 2209.09060). mean: each over all R·Q entries.
-    C1 of that paper is distance="cosine", pos_margin=0, neg_margin=0.5, reduction="anchor_mean".
+    C1 of that paper is distance="cosine", normalize="unit", reduction="anchor_mean".
     """
     pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     if distance == "l2":
@@ -110,7 +111,7 @@ def multi_similarity(
     pull = _log1p_sum_exp(-alpha * (s - base), pairs.positive) / alpha
     push = _log1p_sum_exp(beta * (s - base), pairs.negative) / beta
     rows = Count(len(s), len(s))
-    return reduce(Parts(pull, push, _rows_with(pairs.positive, pairs.negative), rows), reduction)
+    return reduce(RowParts(pull, push, _rows_with(pairs.positive, pairs.negative), rows), reduction)
 
 
 def proxy_nca(
@@ -167,7 +168,7 @@ def proxy_anchor(
     pull = _log1p_sum_exp(-alpha * (s - margin), pairs.positive)
     push = _log1p_sum_exp(alpha * (s + margin), pairs.negative)
     active = _rows_with(pairs.positive, pairs.negative)
-    return reduce(Parts(pull, push, active, Count(active.positive, len(s))), reduction)
+    return reduce(RowParts(pull, push, active, Count(active.positive, len(s))), reduction)
 
 
 def lifted_structure(
@@ -203,7 +204,7 @@ def lifted_structure(
         active, total = Count((value > 0).sum(), 0), Count(len(value), 0)
     else:
         raise ValueError(f'variant: expected "pair" or "anchor", got {variant!r}')
-    return reduce(Parts(value, torch.zeros_like(value), active, total), reduction)
+    return reduce(RowParts(value, torch.zeros_like(value), active, total), reduction)
 
 
 def negative_lse(
@@ -222,7 +223,7 @@ def negative_lse(
     pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     value = _log_sum_exp(margin - pairs.distance(), pairs.negative, empty=-1e30)
     rows = Count(0, len(value))
-    return reduce(Parts(torch.zeros_like(value), value, rows, rows), reduction)
+    return reduce(RowParts(torch.zeros_like(value), value, rows, rows), reduction)
 
 
 def margin_softmax(
@@ -320,22 +321,24 @@ def _sine(cosine: Tensor) -> Tensor:
     return squared.masked_fill(flat, 1.0).sqrt().masked_fill(flat, 0.0)
 
 
-def _hinges(pull: Tensor, push: Tensor, positive: Tensor, negative: Tensor) -> Parts:
+def _hinges(pull: Tensor, push: Tensor, positive: Tensor, negative: Tensor) -> RowParts:
     """Row sums of the hinges of two matrices [R, Q]."""
     pull = relu(pull).masked_fill(~positive, 0.0)
     push = relu(push).masked_fill(~negative, 0.0)
     active = Count((pull > 0).sum(), (push > 0).sum())
-    return Parts(pull.sum(1), push.sum(1), active, Count(pull.numel(), push.numel()))
+    return RowParts(pull.sum(1), push.sum(1), active, Count(pull.numel(), push.numel()))
 
 
-def _triplets(d: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Parts:
+def _triplets(d: Tensor, positive: Tensor, negative: Tensor, margin: float) -> RowParts:
     """d [R, Q]; the cube [R, Q, Q] holds d_ip − d_in + margin."""
     valid = positive[:, :, None] & negative[:, None, :]
     hinge = relu(d[:, :, None] - d[:, None, :] + margin).masked_fill(~valid, 0.0)
-    return Parts(hinge.sum((1, 2)), d.new_zeros(len(d)), Count((hinge > 0).sum(), 0), Count(valid.sum(), 0))
+    return RowParts(
+        hinge.sum((1, 2)), d.new_zeros(len(d)), Count((hinge > 0).sum(), 0), Count(valid.sum(), 0)
+    )
 
 
-def _neighbourhood(logits: Tensor, positive: Tensor, negative: Tensor, variant: str) -> Parts:
+def _neighbourhood(logits: Tensor, positive: Tensor, negative: Tensor, variant: str) -> RowParts:
     """−log of the share of the positives, from logits [R, Q]."""
     odds = _log_sum_exp(logits, negative, empty=-torch.inf) - _log_sum_exp(logits, positive, empty=0.0)
     if variant == "plus_plus":
@@ -347,7 +350,7 @@ def _neighbourhood(logits: Tensor, positive: Tensor, negative: Tensor, variant: 
     else:
         raise ValueError(f'variant: expected "plus_plus" or "original", got {variant!r}')
     value = value.masked_fill(~counted, 0.0)
-    return Parts(value, torch.zeros_like(value), Count(counted.sum(), 0), Count(len(value), 0))
+    return RowParts(value, torch.zeros_like(value), Count(counted.sum(), 0), Count(len(value), 0))
 
 
 def _rows_with(positive: Tensor, negative: Tensor) -> Count:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ccp_fast.reference.pairs import Normalize, normalise
+from ccp_fast._checks import Normalize
+from ccp_fast.reference.pairs import normalise
 
 
 class NearestReferences(NamedTuple):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Normalize = Literal["ball", "unit"] | None
-Anchor = Literal["sample", "proxy"]
+from ccp_fast._checks import Anchor, Normalize, check_anchor, check_labels, describe
 
 ZERO_NORM = 1e-12  # `unit` maps vectors of at most this norm to zero
 
@@ -70,10 +69,9 @@ def make_pairs(
     anchor: Anchor,
 ) -> Pairs:
     """Check the arguments of a loss and lay out its pairs; `anchor="proxy"` makes the references the rows."""
-    if anchor not in ("sample", "proxy"):
-        raise ValueError(f'anchor: expected "sample" or "proxy", got {anchor!r}')
+    check_anchor(anchor)
     _check_vectors("anchors", anchors, 2)
-    _check_labels("labels", labels, len(anchors))
+    check_labels("labels", labels, len(anchors))
     samples = normalise(at_least_float32(anchors), normalize)
     if references is None:
         if reference_labels is not None:
@@ -122,7 +120,7 @@ def _flatten(references: Tensor, labels: Tensor, reference_labels: Tensor | None
     _check_vectors("references", references, 2)
     if reference_labels is None:
         raise ValueError("reference_labels: expected one label per reference of shape [N, D], got None")
-    _check_labels("reference_labels", reference_labels, len(references))
+    check_labels("reference_labels", reference_labels, len(references))
     return references, reference_labels
 
 
@@ -133,17 +131,4 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def _check_vectors(name: str, x: Tensor, dims: int) -> None:
     if x.dim() != dims or not x.is_floating_point():
-        raise ValueError(
-            f"{name}: expected floating point of {dims} dimensions, got {_dtype(x)} of shape {list(x.shape)}"
-        )
-
-
-def _check_labels(name: str, x: Tensor, count: int) -> None:
-    if x.dtype != torch.int64 or list(x.shape) != [count]:
-        raise ValueError(
-            f"{name}: expected int64 of shape [{count}], got {_dtype(x)} of shape {list(x.shape)}"
-        )
-
-
-def _dtype(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
+        raise ValueError(f"{name}: expected floating point of {dims} dimensions, got {describe(x)}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
-Reduction = Literal["active_mean", "mean", "anchor_mean", "sum", "none"]
+from ccp_fast._checks import Reduction
 
 
 class Count(NamedTuple):
@@ -16,7 +16,7 @@ class Count(NamedTuple):
     negative: Tensor | int
 
 
-class Parts(NamedTuple):
+class RowParts(NamedTuple):
     """What a loss says about its rows."""
 
     positive: Tensor  # [R] value of the positive pairs (of all pairs where a loss does not come apart)
@@ -25,7 +25,7 @@ class Parts(NamedTuple):
     total: Count  # divisors of `mean`: all terms, or rows
 
 
-def reduce(parts: Parts, reduction: Reduction) -> Tensor:
+def reduce(parts: RowParts, reduction: Reduction) -> Tensor:
     """none: [R]; sum: over the rows; anchor_mean: sum / R; mean, active_mean: each part over its count."""
     rows = parts.positive + parts.negative
     if reduction == "none":

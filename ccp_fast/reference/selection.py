@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ccp_fast.reference.pairs import ZERO_NORM, Normalize, normalise
+from ccp_fast._checks import Normalize, at_least, check_one_of, describe
+from ccp_fast.reference.pairs import ZERO_NORM, normalise
 
 
 class FarthestPoints(NamedTuple):
@@ -23,8 +24,8 @@ def farthest_points(
     points: Tensor,  # [N, D], or [S, n, D] for S segments of n points
     k: int,
     *,
-    offsets: Tensor
-    | None = None,  # [S + 1] int64: segment s is points[offsets[s]:offsets[s + 1]]; None: one segment
+    # [S + 1] int64: segment s is points[offsets[s]:offsets[s + 1]]; None: one segment
+    offsets: Tensor | None = None,
     seeds: Tensor | None = None,  # [T, D] with seed_offsets, or [S, t, D]
     seed_offsets: Tensor | None = None,  # [S + 1] int64
     normalize: Normalize = None,
@@ -38,10 +39,8 @@ def farthest_points(
     radius 0; an empty segment gives −1 and 0. Indices count rows of the flat points, s·n + i for [S, n, D].
     Raises ValueError for k < 1, NaN, or offsets that do not cut the points into segments.
     """
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
-    if short not in ("repeat", "pad"):
-        raise ValueError(f'short: expected "repeat" or "pad", got {short!r}')
+    at_least("k", k, 1)
+    check_one_of("short", short, ("repeat", "pad"))
     flat, cuts = _segments("points", "offsets", points, offsets)
     if seeds is None:
         if seed_offsets is not None:
@@ -100,10 +99,7 @@ def _greedy(points: Tensor, sizes: Tensor, seeds: Tensor, k: int) -> tuple[list[
 def _segments(name: str, cut_name: str, x: Tensor, offsets: Tensor | None) -> tuple[Tensor, list[int]]:
     """Flat rows and the list of S + 1 boundaries."""
     if x.dim() not in (2, 3) or not x.is_floating_point():
-        dtype = str(x.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"{name}: expected floating point of 2 or 3 dimensions, got {dtype} of shape {list(x.shape)}"
-        )
+        raise ValueError(f"{name}: expected floating point of 2 or 3 dimensions, got {describe(x)}")
     if bool(x.isnan().any()):
         raise ValueError(
             f"{name}: expected numbers, got NaN in row {int(x.flatten(0, -2).isnan().any(-1).nonzero()[0])}"
@@ -116,10 +112,7 @@ def _segments(name: str, cut_name: str, x: Tensor, offsets: Tensor | None) -> tu
     if offsets is None:
         return x, [0, len(x)]
     if offsets.dtype != torch.int64 or offsets.dim() != 1 or len(offsets) < 1:
-        dtype = str(offsets.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"{cut_name}: expected int64 of shape [S + 1], got {dtype} of shape {list(offsets.shape)}"
-        )
+        raise ValueError(f"{cut_name}: expected int64 of shape [S + 1], got {describe(offsets)}")
     cuts: list[int] = offsets.tolist()
     if cuts[0] != 0 or cuts[-1] != len(x) or any(a > b for a, b in pairwise(cuts)):
         raise ValueError(f"{cut_name}: expected a sorted list from 0 to {len(x)}, the rows of {name}")

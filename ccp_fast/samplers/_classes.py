@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ccp_fast._checks import describe
 
 
 class Classes:
@@ -21,8 +22,7 @@ class Classes:
             except (TypeError, ValueError, RuntimeError) as error:
                 raise ValueError(f"labels: expected integers, got {labels!r:.60}") from error
         if labels.dtype != torch.int64 or labels.ndim != 1 or not len(labels):
-            got = f"{str(labels.dtype).removeprefix('torch.')} of shape {list(labels.shape)}"
-            raise ValueError(f"labels: expected int64 of shape [N] with N >= 1, got {got}")
+            raise ValueError(f"labels: expected int64 of shape [N] with N >= 1, got {describe(labels)}")
         values = labels.detach().cpu().numpy()
         self.checksum = zlib.crc32(np.ascontiguousarray(values).data)
         self.labels, counts = np.unique(values, return_counts=True)  # [C], [C]
@@ -31,10 +31,3 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-def at_least(name: str, value: Any, least: int) -> int:
-    """``value`` if it is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
-    return value

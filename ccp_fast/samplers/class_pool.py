@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._classes import Classes, at_least
+from ccp_fast._checks import at_least
+
+from ._classes import Classes
 from ._random import random_bits
 
 

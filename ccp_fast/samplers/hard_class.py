@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ccp_fast._checks import describe
+
 from ._deck import Deck
 from ._nearest_classes import Search, nearest_classes
 from .representative import RepresentativeSampler
@@ -115,8 +117,9 @@ class HardClassSampler(RepresentativeSampler):
         """A copy."""
         count = len(self._classes)
         if vectors.dim() != 2 or len(vectors) != count or not vectors.is_floating_point():
-            got = f"{str(vectors.dtype).removeprefix('torch.')} of shape {list(vectors.shape)}"
-            raise ValueError(f"class_vectors: expected floating point of shape [{count}, D], got {got}")
+            raise ValueError(
+                f"class_vectors: expected floating point of shape [{count}, D], got {describe(vectors)}"
+            )
         wrong = (~vectors.isfinite().all(1)).nonzero()
         if len(wrong):
             raise ValueError(f"class_vectors: expected finite numbers, got others in row {int(wrong[0])}")

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ._classes import Classes, at_least
+from ccp_fast._checks import at_least
+
+from ._classes import Classes
 from ._deck import Deck
 
 _CLASS_ORDER, _SAMPLE_ORDER = 0, 1  # what a random stream is for

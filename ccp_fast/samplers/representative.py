@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._classes import at_least
+from ccp_fast._checks import at_least
+
 from ._random import random_bits
 from .mper_class import MPerClassSampler
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ccp_fast.training.files import write_atomically
+from ccp_fast._system.files import write_atomically
 
 FORMAT = "ccp-fast checkpoint 1"
 

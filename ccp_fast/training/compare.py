@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ccp_fast._system.files import write_atomically
 from ccp_fast.training.config import LOSS_ALIASES, Config, nearest, to_yaml, with_settings
 from ccp_fast.training.errors import Diverged, UserError
-from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import to_csv
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.paired import CONFIDENCE, Paired, paired

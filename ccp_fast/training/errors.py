@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ccp_fast._system.errors import CannotWrite, UserError
 
-class UserError(Exception):
-    """A sentence about something the user can put right; the command line prints it and exits with 2."""
+__all__ = ["CannotWrite", "Diverged", "UserError"]
 
 
 class Diverged(UserError):
@@ -14,10 +14,3 @@ class Diverged(UserError):
     def by(cls, what: str) -> Diverged:
         """With what may help."""
         return cls(f"{what}: training diverged; try a lower optimizer.lr, or optimizer.clip_norm")
-
-
-class CannotWrite(UserError):
-    """A file cannot be written: the disk is full, or nobody may write there."""
-
-    def __init__(self, path: object, error: OSError) -> None:
-        super().__init__(f"{path} cannot be written: {error.strerror or error}")

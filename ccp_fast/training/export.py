@@ -11,12 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ccp_fast._checks import Normalize
+from ccp_fast._system.files import write_atomically
 from ccp_fast.data import ImageSource
-from ccp_fast.functional import Normalize
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.training.config import Config, make_config, with_settings
 from ccp_fast.training.errors import UserError
-from ccp_fast.training.files import write_atomically
 from ccp_fast.training.inputs import NetworkInput, plain_batches
 from ccp_fast.training.learner import best_weights
 from ccp_fast.training.methods import METHODS

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ccp_fast._checks import Normalize
 from ccp_fast.data import EvaluationSet, ImageSource
 from ccp_fast.evaluation import retrieval
-from ccp_fast.functional import Normalize
 from ccp_fast.training.config import Config
 from ccp_fast.training.export import EmbeddingModel
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ccp_fast.training.files import append, write_atomically
+from ccp_fast._system.files import append, write_atomically
 
 Row = Mapping[str, Any]  # numbers, strings and None, one of them the "step"
 

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from ccp_fast.training import environment, trainer
+from ccp_fast._system import environment
+from ccp_fast.training import trainer
 from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.datasets import load_parts
 from ccp_fast.training.display import Display

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ccp_fast._system import environment
 from ccp_fast.ccp import SubProblem
-from ccp_fast.training import environment
 from ccp_fast.training.clock import PhaseClock
 from ccp_fast.training.config import Config
 from ccp_fast.training.loggers import Loggers

@@ -23,12 +23,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ccp_fast._system.files import remove_unfinished, sync_folder, write_atomically
+from ccp_fast._system.lock import only_process
 from ccp_fast.training import checkpoint
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.config import Config, known_keys, load_config, to_yaml, value_of, with_settings
 from ccp_fast.training.errors import CannotWrite, UserError
-from ccp_fast.training.files import remove_unfinished, sync_folder, write_atomically
-from ccp_fast.training.lock import only_process
 from ccp_fast.training.retention import needed_steps
 
 log = logging.getLogger(__name__)

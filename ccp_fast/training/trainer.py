@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from ccp_fast._system import environment
 from ccp_fast.data import EvaluationSet, Splits
-from ccp_fast.training import environment
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.display import Display

@@ -45,13 +45,27 @@ class Rates:
 
 @contextmanager
 def matmul_precision(precision: Precision) -> Iterator[None]:
-    """Lets products of float32 round their factors to tf32, or not."""
-    before = torch.get_float32_matmul_precision()
+    """Lets products of float32 round their factors to tf32, or not.
+
+    By the older of torch's two settings: compilers still read it, and they cannot where only the newer one was set.
+    """
+    settings = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    newer, older = [setting.fp32_precision for setting in settings], _older_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(older)  # sets the newer ones, too
+        for setting, value in zip(settings, newer, strict=True):
+            setting.fp32_precision = value
+
+
+def _older_precision() -> str:
+    """What it is at first where the newer ones contradict it, which makes reading it an error."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return "highest"
 
 
 def measure(device: Device, where: str = "cuda", *, megabytes: int = 1024, shrink: int = 1) -> Rates:

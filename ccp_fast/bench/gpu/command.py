@@ -36,22 +36,27 @@ def gpu(
         str | None,
         typer.Option(
             metavar="WORDS",
-            help="Families, cases, settings or precisions, such as losses or k-center,1e6+bfloat16 (+: both).",
+            help="Run only these families, cases, settings or precisions, such as losses or k-center,1e6+bfloat16 "
+            "(+: both).",
         ),
     ] = None,
-    device: Annotated[int, typer.Option(min=0, help="Which CUDA device.")] = 0,
+    device: Annotated[int, typer.Option(min=0, help="Number of the CUDA device.")] = 0,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Of timing per case (1, with --quick 0.1); three rounds at least."),
+        typer.Option(
+            min=0.0, help="Seconds of timing per case (1, with --quick 0.1); three rounds at least."
+        ),
     ] = None,
     limit: Annotated[
         float | None,
         typer.Option(
-            min=0.0, metavar="SECONDS", help="Begin no case after that; the most telling come first."
+            min=0.0,
+            metavar="SECONDS",
+            help="Begin no case after so many seconds; the most telling come first.",
         ),
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Of our step, to compare their bits.")] = 100,
-    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile as well.")] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of our step whose bits are compared.")] = 100,
+    compile_: Annotated[bool, typer.Option("--compile", help="Time torch.compile as well.")] = False,
     kernels: Annotated[bool, typer.Option("--kernels", help="Show each of our kernels by itself.")] = False,
     out: Annotated[
         Path | None,
@@ -64,7 +69,7 @@ def gpu(
         Path | None, typer.Option(metavar="FILE", help="Show the change since an older --out.")
     ] = None,
 ) -> None:
-    """Every operator on a GPU: time, kernels, memory, error and bits, beside its competitors.
+    """Measure every operator on a GPU, beside its competitors. Time, kernels, memory, error and bits.
 
     Ends with 1 if a case failed, erred against float64 by more than twice what eager PyTorch does, or gave other bits
     in another run; with 2 where there is no GPU.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import ccp_fast
-from ccp_fast.training.environment import describe
+from ccp_fast._system.environment import describe
 
 _PACKAGES = (
     "triton",

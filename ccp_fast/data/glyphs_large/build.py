@@ -33,13 +33,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageFont
 
+from ccp_fast._system.files import write_atomically
+from ccp_fast._system.lock import only_process
 from ccp_fast.data.drawing import PLACEHOLDER_COUNT, SIZE, Face, draw, drawn_with, rank, write_notices
 from ccp_fast.data.glyphs_large.faces import CHARACTERS, FACES
 from ccp_fast.data.glyphs_large.fonts import VERSION, unpack
 from ccp_fast.data.glyphs_large.load import FILE_NAME, read
 from ccp_fast.data.packed import DataFileError, PackedImages, packed
-from ccp_fast.training.files import write_atomically
-from ccp_fast.training.lock import only_process
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 Drawn = npt.NDArray[np.uint8]  # [characters, SIZE, SIZE], 0..15; blank where the face has no image

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.distributed as dist
 
+from ccp_fast._system import environment
 from ccp_fast.data import DataFileError, EvaluationSet, Splits
 from ccp_fast.distributed import clear_errors
-from ccp_fast.training import environment
 from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.display import Display, TrainingDisplay
 from ccp_fast.training.distributed.checkpoints import Checkpoints

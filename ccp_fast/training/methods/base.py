@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ccp_fast._checks import Normalize
 from ccp_fast.ccp import SubProblem
-from ccp_fast.functional import Normalize
 from ccp_fast.losses import MetricLoss
 from ccp_fast.samplers import MPerClassSampler
 from ccp_fast.training.clock import PhaseClock

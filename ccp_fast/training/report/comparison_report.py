@@ -10,8 +10,8 @@ from typing import NamedTuple
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from ccp_fast._system.files import write_atomically
 from ccp_fast.training.compare import COLUMNS, Cell, Experiment, spread
-from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import Row, read_rows
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.paired import CONFIDENCE

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ccp_fast._checks import Normalize
 from ccp_fast.data import EvaluationSet, ImageSource
 from ccp_fast.evaluation import nearest, retrieval_per_query
-from ccp_fast.functional import Normalize
 from ccp_fast.training.report.images import thumbnail
 
 MOST_SHOWN = 12  # neighbours of a query

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ccp_fast._system.files import write_atomically
 from ccp_fast.training.clock import PHASES
 from ccp_fast.training.config import Config, known_keys, value_of
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
-from ccp_fast.training.files import write_atomically
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.methods import title
 from ccp_fast.training.metrics import read_rows

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from ccp_fast._system.files import write_atomically
 from ccp_fast.training.config import known_keys, value_of
 from ccp_fast.training.errors import UserError
-from ccp_fast.training.files import write_atomically
 from ccp_fast.training.methods import title
 from ccp_fast.training.metrics import Row, read_rows
 from ccp_fast.training.report.page import render

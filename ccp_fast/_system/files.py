@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ccp_fast.training.errors import CannotWrite
+from ccp_fast._system.errors import CannotWrite
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
