@@ -53,6 +53,10 @@ def evaluate(
                 f"--split: expected test: the networks have other training classes, got {split.value}"
             )
         images = getattr(splits_of(config), split.value)
+        if images is None:
+            raise UserError(
+                f"--split: expected train or test: under {config.protocol.name} no class was held out, got val"
+            )
         images = images if isinstance(images, EvaluationSet) else EvaluationSet(images)
         metrics = measure_model(model, images, config)
         recalls = "  ".join(f"R@{k[10:]} {v:.4f}" for k, v in metrics.items() if k.startswith("recall_at_"))

@@ -164,9 +164,9 @@ def _finish(path: Path, summary: Summary, display: Display) -> None:
     took = f"{seconds['training']:.0f} s of training, {1e3 * seconds['per_step']:.1f} ms a step"
     if summary["test"] is None:
         whole = f"{path.parent} has the numbers on unseen classes once all are trained"
-        display.say(
-            f"validation: MAP@R {summary['val']['map_at_r']:.4f}  (step {best_step}, {took}); {whole}"
-        )
+        held_out = summary["val"]["map_at_r"]
+        reached = "trained" if held_out is None else f"validation: MAP@R {held_out:.4f}"
+        display.say(f"{reached}  (step {best_step}, {took}); {whole}")
         return
     if "separated" in summary:
         count = len(summary["networks"])

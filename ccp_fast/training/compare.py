@@ -218,8 +218,9 @@ class Experiment:
             texts = {loss: [str(gain or "–") for gain in of.values()] for loss, of in gains.items()}
             tables.insert(1, _markdown(f"MAP@R, difference to {titles[0]}", titles[1:], texts))
         seeds = ", ".join(map(str, self.seeds))
+        step = "step best on the validation classes" if self.base.protocol.holds_out else "last step"
         tables.append(
-            f"Mean ± standard deviation over the seeds {seeds}, at the step best on the validation classes; "
+            f"Mean ± standard deviation over the seeds {seeds}, at the {step}; "
             f"differences with their {CONFIDENCE:.0%} interval, paired by seed (Student's t).\n"
         )
         return "\n".join(tables)

@@ -214,10 +214,13 @@ class XbmConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Retrieval on the validation classes picks the step that is reported on the test classes."""
+    """Retrieval on the validation classes picks the step that is reported on the test classes.
+
+    `train_classes` of those trained on are measured as well; where no class is held out, these alone.
+    """
 
     every: Count = 100  # steps; a checkpoint is written at the same time
-    train_classes: Count = 200  # training classes measured beside the validation classes
+    train_classes: Count = 200  # at most
     nmi: bool = True  # at the end; k-means over many classes costs far more than all other metrics
 
 
@@ -225,8 +228,9 @@ class ProtocolConfig(Section):
     """How many networks are trained on which classes, see `ccp_fast.training.protocols`.
 
     held-out: the step is reported that is best on the validation classes. conventional: trained on all training
-    classes, nothing held out; the last step is reported. reality-check: each network holds out another part of the
-    training classes and is taken at the step best on it; test classes are looked at once, after all are trained.
+    classes, nothing held out; the last step is reported, and what CCP goes by is retrieval among some of the classes
+    it trains on. reality-check: each network holds out another part of the training classes and is taken at the step
+    best on it. In all of them test classes are looked at once, after all networks are trained.
     """
 
     name: Literal["held-out", "conventional", "reality-check"] = "held-out"
@@ -237,6 +241,11 @@ class ProtocolConfig(Section):
     def count(self) -> int:
         """Of networks."""
         return self.networks or (4 if self.name == "reality-check" else 1)
+
+    @property
+    def holds_out(self) -> bool:
+        """Some of the training classes, by which a step is picked."""
+        return self.name != "conventional"
 
     @property
     def is_whole(self) -> bool:

@@ -1,7 +1,8 @@
 """Runs of one network or of several, by one command, and what is reported of them.
 
 held-out       one network, reported at the step that is best on the validation classes.
-conventional   one network on all training classes, reported at its last step: no step is picked by what is reported.
+conventional   one network on all training classes, reported at its last step. No class is held out that could pick
+               another, and what is reported picks nothing: what CCP goes by is retrieval among training classes.
 reality-check  as many networks as folds of the training classes (4), each trained without its fold and taken at the
                step that is best on it. No number of the test classes exists before all are trained; then
                "separated", the mean over the networks, and "concatenated", their vectors one after the other
@@ -16,6 +17,7 @@ kept and the others gone on with wherever the whole was stopped.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,7 @@ def _together(config: Config, summaries: list[Summary]) -> Summary:
         "seed": config.seed,
         "steps": steps,
         "best_step": None,  # each network has its own
-        "val": {"map_at_r": statistics.fmean(summary["val"]["map_at_r"] for summary in summaries)},
+        "val": {"map_at_r": _mean(summary["val"]["map_at_r"] for summary in summaries)},
         "networks": [
             {key: summary[key] for key in ("seed", "best_step", "val", "seconds")} for summary in summaries
         ],
@@ -107,6 +109,12 @@ def _together(config: Config, summaries: list[Summary]) -> Summary:
             "cpu": cpu,
         },
     }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """None where there is none: nothing was held out."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _test(whole: RunFolder) -> dict[str, Any]:

@@ -15,11 +15,10 @@ from ccp_fast.training.clock import PhaseClock
 from ccp_fast.training.config import Config
 from ccp_fast.training.loggers import Loggers
 from ccp_fast.training.metrics import MetricLog, Row
+from ccp_fast.training.monitor import monitored
 from ccp_fast.training.run_folder import RunFolder
 
 Summary = dict[str, Any]
-
-MONITORED = ("map_at_r", "r_precision", "precision_at_1")  # of the validation classes
 
 
 def evaluation_row(
@@ -28,19 +27,17 @@ def evaluation_row(
     subproblem: int | None,
     lr: float,
     loss: float,
-    seen: Mapping[str, float],
-    val: Mapping[str, float],
+    retrieval: Mapping[str, Any],
     proxy_spread: float | None,
     clock: PhaseClock,
 ) -> dict[str, Any]:
-    """Retrieval among validation classes and as many `seen` ones; loss: the mean since the evaluation before."""
+    """retrieval: the columns of `Monitor.measure`; loss: the mean since the evaluation before."""
     return {
         "step": step,
         "subproblem": subproblem,
         "lr": lr,
         "loss": loss,
-        "train_map_at_r": seen["map_at_r"],
-        **{f"val_{name}": val[name] for name in MONITORED},
+        **retrieval,
         "proxy_spread": proxy_spread,
         "seconds": round(clock.total, 3),
     }
@@ -48,7 +45,7 @@ def evaluation_row(
 
 def becomes_best(config: Config, row: Row, best_metric: float) -> bool:
     """Whether the step of an evaluation is what would be reported: where none is picked, the last one is."""
-    return config.protocol.name == "conventional" or row["val_map_at_r"] > best_metric
+    return not config.protocol.holds_out or monitored(row) > best_metric
 
 
 def final_numbers(
@@ -68,7 +65,7 @@ def final_numbers(
         "seed": config.seed,
         "steps": config.steps,
         "best_step": best_step,
-        "val": {"map_at_r": best_metric},
+        "val": {"map_at_r": best_metric if config.protocol.holds_out else None},
         "test": test,
         "parameters": parameters,
         "peak_memory_bytes": environment.peak_memory_bytes(),

@@ -20,7 +20,8 @@ from ccp_fast.training.interrupt import Interrupted, StopRequest
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import final_metrics, measure, recall_at
-from ccp_fast.training.records import MONITORED, Records, Summary, becomes_best, evaluation_row, final_numbers
+from ccp_fast.training.monitor import Monitor, monitored
+from ccp_fast.training.records import Records, Summary, becomes_best, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
 
 
@@ -76,8 +77,7 @@ class Trainer:
         self.run, self.config, self.splits, self.display = run, run.config, splits, display
         set_up_torch(self.config)
         self.learner = Learner(self.config, splits.train, pretrained=pretrained)
-        seen = range(min(self.config.evaluation.train_classes, splits.train.num_classes))
-        self.seen_train = EvaluationSet(splits.train.of_classes(seen))
+        self.monitor = Monitor(self.config, splits)
         self.best_step: int | None = None
         self.best_metric = -math.inf
         self.loss_sum, self.loss_count = 0.0, 0  # since the last evaluation
@@ -119,24 +119,22 @@ class Trainer:
         return self.learner.step % self.config.evaluation.every == 0 or self.learner.step == self.config.steps
 
     def _evaluate(self) -> dict[str, Any]:
-        """Retrieval among the validation classes, and among as many training classes beside them."""
+        """A row, which the method and the choice of the best step hear of."""
         with self.learner.clock("evaluation"):
-            val = self._retrieval(self.splits.val, MONITORED)
-            seen = self._retrieval(self.seen_train, ("map_at_r",))
+            retrieval = self.monitor.measure(self._retrieval)
         method = self.learner.method
         row = evaluation_row(
             step=self.learner.step,
             subproblem=method.subproblem,
             lr=self.learner.optimizer.param_groups[0]["lr"],
             loss=self.loss_sum / self.loss_count,
-            seen=seen,
-            val=val,
+            retrieval=retrieval,
             proxy_spread=method.proxy_spread,
             clock=self.learner.clock,
         )
         if becomes_best(self.config, row, self.best_metric):
-            self.best_step, self.best_metric = self.learner.step, row["val_map_at_r"]
-        method.after_evaluation(row["val_map_at_r"])
+            self.best_step, self.best_metric = self.learner.step, monitored(row)
+        method.after_evaluation(monitored(row))
         self.loss_sum, self.loss_count = 0.0, 0
         return row
 
@@ -150,7 +148,7 @@ class Trainer:
         self.run.save(Checkpoint(self.learner.step, self.best_step, state))
 
     def _finish(self) -> Summary:
-        """Numbers on the test classes, at the step that was best on the validation classes."""
+        """Numbers on the test classes, at the step that was best on the validation classes; without any, the last."""
         assert self.best_step is not None  # the last step is always evaluated
         self.learner.load_weights(self.run.at(self.best_step).state["learner"])
         summary = final_numbers(

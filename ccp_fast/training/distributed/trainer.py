@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.distributed as dist
 
-from ccp_fast.data import DataFileError, EvaluationSet, Splits
+from ccp_fast.data import DataFileError, Splits
 from ccp_fast.distributed import clear_errors
 from ccp_fast.training import environment
 from ccp_fast.training.config import Config, with_settings
@@ -23,7 +23,8 @@ from ccp_fast.training.export import NAME, export
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import final_metrics
-from ccp_fast.training.records import MONITORED, Records, Summary, becomes_best, evaluation_row, final_numbers
+from ccp_fast.training.monitor import Monitor, monitored
+from ccp_fast.training.records import Records, Summary, becomes_best, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.trainer import set_up_torch
 
@@ -134,8 +135,7 @@ class DistributedTrainer:
     ) -> None:
         self.run, self.config, self.splits, self.learner = run, run.config, splits, learner
         self.spread, self.display = spread, display
-        seen = range(min(self.config.evaluation.train_classes, splits.train.num_classes))
-        self.seen_train = EvaluationSet(splits.train.of_classes(seen))
+        self.monitor = Monitor(self.config, splits)
         self.checkpoints = Checkpoints(run.path, self.config.checkpoints)
         self.progress = _Progress()
         latest = self.checkpoints.latest()
@@ -174,22 +174,20 @@ class DistributedTrainer:
         learner = self.learner
         with learner.clock("evaluation"):
             learner.agree_on_buffers()
-            val = learner.evaluate(self.splits.val, MONITORED)
-            seen = learner.evaluate(self.seen_train, ("map_at_r",))
+            retrieval = self.monitor.measure(learner.evaluate)
         row = evaluation_row(
             step=self.progress.step,
             subproblem=None if learner.ccp is None else learner.ccp.subproblem,
             lr=learner.lr,
             loss=loss,
-            seen=seen,
-            val=val,
+            retrieval=retrieval,
             proxy_spread=learner.proxy_spread,
             clock=learner.clock,
         )
         if becomes_best(self.config, row, self.progress.best_metric):
-            self.progress = self.progress._replace(best_step=self.progress.step, best_metric=val["map_at_r"])
+            self.progress = self.progress._replace(best_step=self.progress.step, best_metric=monitored(row))
         if learner.ccp is not None:
-            learner.ccp.update(val["map_at_r"])
+            learner.ccp.update(monitored(row))
         return row
 
     def _save(self) -> None:
@@ -211,7 +209,7 @@ class DistributedTrainer:
             export(self.run.path / NAME, weights, self.config, cast(int, self.progress.best_step))
 
     def _finish(self) -> Summary:
-        """Numbers on the test classes, at the step that was best on the validation classes."""
+        """Numbers on the test classes, at the step that was best on the validation classes; without any, the last."""
         best = cast(int, self.progress.best_step)  # the last step is always evaluated
         self.learner.load(self.checkpoints.at(best))
         self._export()  # also where the run was stopped between a checkpoint and its network

@@ -79,7 +79,7 @@ def write_run_report(run: RunFolder) -> Path:
         config=run.config,
         counts={
             "train": splits.train.num_classes,
-            "val": splits.val.num_classes,
+            "val": 0 if splits.val is None else splits.val.num_classes,
             "test": splits.test.num_classes,
         },
         searched=len(splits.test.searched),
