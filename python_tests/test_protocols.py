@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,17 @@ from typer.testing import CliRunner
 from ccp_fast.cli.train_command import app
 from ccp_fast.data import ImageSet
 from ccp_fast.evaluation import retrieval
-from ccp_fast.training import compare, load_model, measure, protocols, trainer
-from ccp_fast.training.config import with_settings
+from ccp_fast.training import compare, export, load_model, measure, protocols, trainer
+from ccp_fast.training.config import to_yaml, with_settings
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.export import EmbeddingModel
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.monitor import Monitor
-from ccp_fast.training.report import write_comparison_report, write_run_report, write_runs_report
+from ccp_fast.training.report import run_report, write_comparison_report, write_run_report, write_runs_report
 from ccp_fast.training.run_folder import RunFolder
 
 REALITY = ["protocol.name=reality-check", "protocol.networks=3", "steps=8"]
@@ -120,6 +122,47 @@ def test_separated_and_concatenated_are_what_they_are_called(finished: Path) -> 
     together = retrieval(torch.cat(inside, 1), test.labels, metrics=("map_at_r",), normalize=None)
     assert summary["test"]["map_at_r"] == pytest.approx(together["map_at_r"])
     assert load_model(finished).embed(test).shape == (60, 3 * 8)
+
+
+def test_the_end_is_computed_where_training_was_and_embeds_once(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+
+    def load(path: Path, device: str = "cpu") -> EmbeddingModel:
+        devices.append(device)  # there is no GPU here
+        return load_model(path)
+
+    def copied(path: Path) -> RunFolder:
+        """With the settings of a run on a GPU."""
+        shutil.copytree(path, tmp_path / path.name)
+        run = RunFolder(
+            tmp_path / path.name, with_settings(RunFolder.open(path).config, compute__device="cuda:1")
+        )
+        (run.path / "config.yaml").write_text(to_yaml(run.config))
+        return run
+
+    monkeypatch.setattr(protocols, "load_model", load)
+    monkeypatch.setattr(run_report, "load_model", load)
+    embeddings: list[int] = []
+    real = export.plain_batches
+
+    def batches(images: ImageSet, *rest: Any) -> Any:
+        embeddings.append(len(images))
+        return real(images, *rest)
+
+    monkeypatch.setattr(export, "plain_batches", batches)
+    whole = copied(finished)
+    expected = summary_of(whole.path)
+    (whole.path / "summary.json").unlink()
+    monkeypatch.setattr(protocols, "train_or_resume", lambda _, folder, __: summary_of(folder))
+    assert without_times(protocols.resume(whole.path, QUIET)) == without_times(expected)
+    assert devices == ["cuda:1"] * 3
+    assert embeddings == [60] * 3  # each network once, for its own numbers and for those of all together
+    config = tiny_training.config("steps=4", "method=plain")
+    protocols.train(config, tmp_path / "trained" / "single", QUIET)
+    write_run_report(copied(tmp_path / "trained" / "single"))
+    assert devices == ["cuda:1"] * 4
 
 
 def test_test_classes_are_not_looked_at_before_all_are_trained(

@@ -29,7 +29,7 @@ from ccp_fast.training.datasets import load_parts
 from ccp_fast.training.display import Display
 from ccp_fast.training.export import load_model
 from ccp_fast.training.interrupt import Interrupted
-from ccp_fast.training.measure import measure_model
+from ccp_fast.training.measure import concatenated, embedded, final_metrics, measure
 from ccp_fast.training.records import Summary
 from ccp_fast.training.run_folder import RunFolder
 
@@ -119,10 +119,15 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _test(whole: RunFolder) -> dict[str, Any]:
     """Metrics of the test classes: of each network, their mean, and of all together."""
-    test = load_parts(whole.config.data).test
-    each = [measure_model(load_model(folder), test, whole.config) for folder in whole.networks()]
+    config, each, parts = whole.config, [], []
+    test, metrics = load_parts(config.data).test, final_metrics(config)
+    for folder in whole.networks():
+        model = load_model(folder, config.compute.device)
+        vectors = embedded(model.embed_for_retrieval, test)
+        each.append(measure(vectors, test, metrics, model.retrieval_normalize, config))
+        parts.append(vectors.normalised(model.normalize))
     return {
-        "test": measure_model(load_model(whole.path), test, whole.config),  # concatenated
+        "test": measure(concatenated(parts), test, metrics, None, config),
         "separated": {name: statistics.fmean(one[name] for one in each) for name in each[0]},
         "test_of_each": each,
     }

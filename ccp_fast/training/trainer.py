@@ -19,7 +19,7 @@ from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted, StopRequest
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import check_loggers
-from ccp_fast.training.measure import final_metrics, measure, recall_at
+from ccp_fast.training.measure import embedded, final_metrics, measure
 from ccp_fast.training.monitor import Monitor, monitored
 from ccp_fast.training.records import Records, Summary, becomes_best, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
@@ -171,5 +171,5 @@ class Trainer:
 
     def _retrieval(self, images: EvaluationSet, metrics: tuple[str, ...]) -> dict[str, float]:
         """With distances between vectors as the loss sees them."""
-        normalize, ks = self.learner.method.normalize, recall_at(self.config)
-        return measure(self.learner.embed, images, metrics, normalize, ks)
+        vectors = embedded(self.learner.embed, images)
+        return measure(vectors, images, metrics, self.learner.method.normalize, self.config)
