@@ -216,10 +216,12 @@ class XbmConfig(Section):
 class EvaluationConfig(Section):
     """Retrieval on the validation classes picks the step that is reported on the test classes.
 
-    `train_classes` of those trained on are measured as well; where no class is held out, these alone.
+    `train_classes` of those trained on are measured as well; where no class is held out, these alone. After `patience`
+    evaluations without a better one a run ends, in CCP counted from the end of the warm start; null: after `steps`.
     """
 
     every: Count = 100  # steps; a checkpoint is written at the same time
+    patience: Count | None = None  # the paper of CCP has 60
     train_classes: Count = 200  # at most
     nmi: bool = True  # at the end; k-means over many classes costs far more than all other metrics
 
@@ -291,6 +293,15 @@ class Config(Section):
     protocol: ProtocolConfig = ProtocolConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _patience_has_classes_to_go_by(self) -> Config:
+        if self.evaluation.patience is not None and not self.protocol.holds_out:
+            raise ValueError(
+                f"evaluation.patience: expected null under the protocol {self.protocol.name}, which holds out no class "
+                f"to go by, got {self.evaluation.patience}"
+            )
+        return self
 
 
 def load_config(
@@ -423,6 +434,6 @@ def _sentence(error: ValidationError) -> str:
         return f"unknown key {key!r}{nearest(key, known_keys())}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if first["type"] == "value_error":
-        return f"{key}.{message}"
+        return f"{key}.{message}" if key else message
     hint = nearest(str(first["input"]), [*LOSS_ALIASES, *LossName.__args__]) if key == "loss.name" else ""  # type: ignore[attr-defined]
     return f"{key}: expected {message}, got {first['input']!r}{hint}"

@@ -96,10 +96,12 @@ def _together(config: Config, summaries: list[Summary]) -> Summary:
         "method": config.method,
         "seed": config.seed,
         "steps": steps,
+        "stopped_early": any(summary.get("stopped_early", False) for summary in summaries),
         "best_step": None,  # each network has its own
         "val": {"map_at_r": _mean(summary["val"]["map_at_r"] for summary in summaries)},
         "networks": [
-            {key: summary[key] for key in ("seed", "best_step", "val", "seconds")} for summary in summaries
+            {key: summary[key] for key in ("seed", "steps", "best_step", "val", "seconds")}
+            for summary in summaries
         ],
         "parameters": sum(summary["parameters"] for summary in summaries),
         "seconds": {

@@ -11,11 +11,11 @@ from typing import Any
 
 from ccp_fast.ccp import SubProblem
 from ccp_fast.training import environment
+from ccp_fast.training.best import Best
 from ccp_fast.training.clock import PhaseClock
 from ccp_fast.training.config import Config
 from ccp_fast.training.loggers import Loggers
 from ccp_fast.training.metrics import MetricLog, Row
-from ccp_fast.training.monitor import monitored
 from ccp_fast.training.run_folder import RunFolder
 
 Summary = dict[str, Any]
@@ -43,35 +43,31 @@ def evaluation_row(
     }
 
 
-def becomes_best(config: Config, row: Row, best_metric: float) -> bool:
-    """Whether the step of an evaluation is what would be reported: where none is picked, the last one is."""
-    return not config.protocol.holds_out or monitored(row) > best_metric
-
-
 def final_numbers(
     config: Config,
     clock: PhaseClock,
     *,
-    best_step: int,
-    best_metric: float,
+    step: int,
+    best: Best,
     test: Mapping[str, float] | None,
     parameters: int,
 ) -> Summary:
-    """The content of summary.json, after all steps."""
+    """The content of summary.json, after the last step."""
     training = clock.total - clock.seconds["evaluation"]
     return {
         "loss": config.loss.name,
         "method": config.method,
         "seed": config.seed,
-        "steps": config.steps,
-        "best_step": best_step,
-        "val": {"map_at_r": best_metric if config.protocol.holds_out else None},
+        "steps": step,
+        "stopped_early": step < config.steps,
+        "best_step": best.step,
+        "val": {"map_at_r": best.metric if config.protocol.holds_out else None},
         "test": test,
         "parameters": parameters,
         "peak_memory_bytes": environment.peak_memory_bytes(),
         "seconds": {
             "training": training,
-            "per_step": training / config.steps,
+            "per_step": training / step,
             "evaluation": clock.seconds["evaluation"],
             "cpu": clock.cpu_seconds,
             "shares": clock.shares(),

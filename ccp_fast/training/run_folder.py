@@ -79,9 +79,11 @@ class RunFolder:
         """
         config = finished.config
         constant = config.method == "plain" and config.optimizer.schedule == "constant"
+        constant = constant and config.evaluation.patience is None
         if not constant or config.protocol.is_whole or steps < config.steps:
             raise UserError(
-                f"{finished.path} cannot be prolonged: only a plain run at a constant rate, of one network, can"
+                f"{finished.path} cannot be prolonged: only a plain run at a constant rate, of one network and "
+                "without evaluation.patience, can"
             )
         made = cls.create(
             path, with_settings(config, steps=steps), finished.read_json("environment.json") or {}

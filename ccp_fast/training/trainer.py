@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from ccp_fast.data import EvaluationSet, Splits
 from ccp_fast.training import environment
+from ccp_fast.training.best import Best
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.display import Display
@@ -21,7 +21,7 @@ from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import embedded, final_metrics, measure
 from ccp_fast.training.monitor import Monitor, monitored
-from ccp_fast.training.records import Records, Summary, becomes_best, evaluation_row, final_numbers
+from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
 
 
@@ -71,30 +71,30 @@ def set_up_torch(config: Config) -> None:
 
 
 class Trainer:
-    """A run in a folder. All state that training depends on is in the learner and the four numbers below."""
+    """A run in a folder. All state that training depends on is in the learner, `best` and the two numbers below."""
 
     def __init__(self, run: RunFolder, splits: Splits, display: Display, *, pretrained: bool = True) -> None:
         self.run, self.config, self.splits, self.display = run, run.config, splits, display
         set_up_torch(self.config)
         self.learner = Learner(self.config, splits.train, pretrained=pretrained)
         self.monitor = Monitor(self.config, splits)
-        self.best_step: int | None = None
-        self.best_metric = -math.inf
+        self.best = Best()
         self.loss_sum, self.loss_count = 0.0, 0  # since the last evaluation
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint: what was logged or saved after it is dropped."""
         self.learner.load_state_dict(saved.state["learner"])
-        self.best_step, self.best_metric = saved.best_step, saved.state["best_metric"]
+        # "stale" is not in older checkpoints, whose runs did not end early.
+        self.best = Best(saved.best_step, saved.state["best_metric"], saved.state.get("stale", 0))
         self.loss_sum, self.loss_count = saved.state["loss_sum"], saved.state["loss_count"]
         self.run.forget_after(saved.step)
 
     def run_to_the_end(self) -> Summary:
-        """Train the steps that are left, evaluate, report."""
+        """Train the steps that are left, or until there was no better one for too long; evaluate, report."""
         records = Records(self.run, self.learner.step)
         try:
             with StopRequest() as stop, self.display.training(self.config, self.learner.step) as progress:
-                while self.learner.step < self.config.steps:
+                while self.learner.step < self.config.steps and not self.best.ends(self.config):
                     if stop.requested:
                         self._save()
                         raise Interrupted(self.run.path, self.learner.step)
@@ -106,7 +106,7 @@ class Trainer:
                         row = self._evaluate()
                         records.evaluation(row)
                         self._save()
-                        progress.row(row, is_best=self.best_step == self.learner.step)
+                        progress.row(row, is_best=self.best.step == self.learner.step)
             return self._finish()
         except CannotWrite as error:
             last = self.run.last_saved()
@@ -132,8 +132,7 @@ class Trainer:
             proxy_spread=method.proxy_spread,
             clock=self.learner.clock,
         )
-        if becomes_best(self.config, row, self.best_metric):
-            self.best_step, self.best_metric = self.learner.step, monitored(row)
+        self.best = self.best.after(row, self.config)
         method.after_evaluation(monitored(row))
         self.loss_sum, self.loss_count = 0.0, 0
         return row
@@ -141,25 +140,27 @@ class Trainer:
     def _save(self) -> None:
         state = {
             "learner": self.learner.state_dict(),
-            "best_metric": self.best_metric,
+            "best_metric": self.best.metric,
+            "stale": self.best.stale,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
         }
-        self.run.save(Checkpoint(self.learner.step, self.best_step, state))
+        self.run.save(Checkpoint(self.learner.step, self.best.step, state))
 
     def _finish(self) -> Summary:
         """Numbers on the test classes, at the step that was best on the validation classes; without any, the last."""
-        assert self.best_step is not None  # the last step is always evaluated
-        self.learner.load_weights(self.run.at(self.best_step).state["learner"])
+        assert self.best.step is not None  # the last step is always evaluated
+        step = self.learner.step
+        self.learner.load_weights(self.run.at(self.best.step).state["learner"])
         summary = final_numbers(
             self.config,
             self.learner.clock,
-            best_step=self.best_step,
-            best_metric=self.best_metric,
+            step=step,
+            best=self.best,
             test=self._test(),
             parameters=sum(p.numel() for p in self.learner.model.parameters()),
         )
-        export(self.run.path / NAME, self.learner.network.state_dict(), self.config, self.best_step)
+        export(self.run.path / NAME, self.learner.network.state_dict(), self.config, self.best.step)
         self.run.write_json("summary.json", summary)
         return summary
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from ccp_fast.data import DataFileError, Splits
 from ccp_fast.distributed import clear_errors
 from ccp_fast.training import environment
+from ccp_fast.training.best import Best
 from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.display import Display, TrainingDisplay
 from ccp_fast.training.distributed.checkpoints import Checkpoints
@@ -24,7 +25,7 @@ from ccp_fast.training.folds import splits_of
 from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import final_metrics
 from ccp_fast.training.monitor import Monitor, monitored
-from ccp_fast.training.records import Records, Summary, becomes_best, evaluation_row, final_numbers
+from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.trainer import set_up_torch
 
@@ -122,9 +123,25 @@ class _Progress(NamedTuple):
     """What a checkpoint says of a run."""
 
     step: int = 0
-    best_step: int | None = None
-    best_metric: float = -1.0
+    best: Best = Best()
     bests: tuple[int, ...] = ()  # the best step as of each of the newest checkpoints, this one the last
+
+    def numbers(self) -> dict[str, Any]:
+        """As they are written."""
+        best = self.best
+        return {
+            "step": self.step,
+            "best_step": best.step,
+            "best_metric": best.metric,
+            "stale": best.stale,
+            "bests": list(self.bests),
+        }
+
+    @classmethod
+    def of(cls, numbers: dict[str, Any]) -> _Progress:
+        """As they were written; older checkpoints, whose runs did not end early, have no "stale"."""
+        best = Best(numbers["best_step"], numbers["best_metric"], numbers.get("stale", 0))
+        return cls(numbers["step"], best, tuple(numbers["bests"]))
 
 
 class DistributedTrainer:
@@ -141,11 +158,11 @@ class DistributedTrainer:
         latest = self.checkpoints.latest()
         if latest is not None:
             numbers = learner.load(latest)
-            learner.clock.load_state_dict(numbers.pop("clock"))
-            self.progress = _Progress(**numbers | {"bests": tuple(numbers["bests"])})
+            learner.clock.load_state_dict(numbers["clock"])
+            self.progress = _Progress.of(numbers)
 
     def run_to_the_end(self) -> Summary:
-        """Train the steps that are left, evaluate, write the final numbers."""
+        """Train the steps that are left, or until there was no better one for too long; write the final numbers."""
         with ExitStack() as stack:
             logs = (
                 _Logs(stack, self.run, self.display, self.progress.step) if self.learner.rank == 0 else None
@@ -155,17 +172,17 @@ class DistributedTrainer:
 
     def _train(self, logs: _Logs | None) -> None:
         total, count = 0.0, 0
-        for step in range(self.progress.step, self.config.steps):
-            loss = self.learner.train_step(step)
+        while self.progress.step < self.config.steps and not self.progress.best.ends(self.config):
+            loss = self.learner.train_step(self.progress.step)
             total, count = total + loss, count + 1
-            self.progress = self.progress._replace(step=step + 1)
+            self.progress = self.progress._replace(step=self.progress.step + 1)
             if logs is not None:
-                logs.shown.step(step + 1, loss)
+                logs.shown.step(self.progress.step, loss)
             if self.progress.step % self.config.evaluation.every and self.progress.step != self.config.steps:
                 continue
             row = self._evaluate(total / count)
             if logs is not None:
-                logs.write(row, self.learner, is_best=self.progress.best_step == self.progress.step)
+                logs.write(row, self.learner, is_best=self.progress.best.step == self.progress.step)
             self._save()
             total, count = 0.0, 0
 
@@ -184,20 +201,19 @@ class DistributedTrainer:
             proxy_spread=learner.proxy_spread,
             clock=learner.clock,
         )
-        if becomes_best(self.config, row, self.progress.best_metric):
-            self.progress = self.progress._replace(best_step=self.progress.step, best_metric=monitored(row))
+        self.progress = self.progress._replace(best=self.progress.best.after(row, self.config))
         if learner.ccp is not None:
             learner.ccp.update(monitored(row))
         return row
 
     def _save(self) -> None:
         """A checkpoint, and of the best step so far the network as `load_model` reads it."""
-        step, best = self.progress.step, cast(int, self.progress.best_step)  # evaluated just now
+        step, best = self.progress.step, cast(int, self.progress.best.step)  # evaluated just now
         bests = (*self.progress.bests, best)[-self.config.checkpoints.keep :]
         self.progress = self.progress._replace(bests=bests)
         clock = [self.learner.clock.state_dict()]
         dist.broadcast_object_list(clock, src=0)  # all ranks write the same numbers
-        self.learner.save(self.checkpoints.at(step), {**self.progress._asdict(), "clock": clock[0]})
+        self.learner.save(self.checkpoints.at(step), {**self.progress.numbers(), "clock": clock[0]})
         if best == step:
             self._export()
         if self.learner.rank == 0:
@@ -206,18 +222,18 @@ class DistributedTrainer:
     def _export(self) -> None:
         weights = self.learner.weights()
         if self.learner.rank == 0:
-            export(self.run.path / NAME, weights, self.config, cast(int, self.progress.best_step))
+            export(self.run.path / NAME, weights, self.config, cast(int, self.progress.best.step))
 
     def _finish(self) -> Summary:
         """Numbers on the test classes, at the step that was best on the validation classes; without any, the last."""
-        best = cast(int, self.progress.best_step)  # the last step is always evaluated
-        self.learner.load(self.checkpoints.at(best))
+        best = self.progress.best
+        self.learner.load(self.checkpoints.at(cast(int, best.step)))  # the last step is always evaluated
         self._export()  # also where the run was stopped between a checkpoint and its network
         summary = final_numbers(
             self.config,
             self.learner.clock,
-            best_step=best,
-            best_metric=self.progress.best_metric,
+            step=self.progress.step,
+            best=best,
             test=self.learner.evaluate(self.splits.test, final_metrics(self.config)),
             parameters=self.learner.parameters,
         ) | _described(self.spread)
