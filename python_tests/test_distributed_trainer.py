@@ -212,7 +212,7 @@ def wrong_settings(folder: Path) -> None:
             train(folder / "run", config(*wanted), Spread("ddp", sample_rate), quiet)
     assert not (folder / "run").exists()
     with pytest.raises(UserError, match=r"run is not a run folder" if first else "^$"):
-        resume(folder / "run", None, quiet)
+        resume(folder / "run", None, quiet, config())
 
     def fails_here() -> None:
         if not first:

@@ -17,6 +17,7 @@ import typer
 
 from ccp_fast.cli.errors import WRONG_INPUT, one_sentence
 from ccp_fast.cli.evaluate_command import shown
+from ccp_fast.cli.moved import moved_settings
 from ccp_fast.distributed import RankLost, clear_errors
 from ccp_fast.training.config import load_config
 from ccp_fast.training.display import Display
@@ -77,15 +78,17 @@ def distributed(
             "seed": seed,
             "threads": threads,
         }
-        given = [sample_rate, config, settings, *flags.values()]
-        if again and any(value is not None for value in given):
-            raise UserError("--resume: a run goes on with the settings it has; give only --network beside it")
-        wanted = None if again else load_config(config, settings or (), flags)
+        others = [sample_rate, config, *(value for key, value in flags.items() if key != "data.root")]
+        wanted = (
+            moved_settings(out, settings, data_root, others)
+            if again
+            else load_config(config, settings or (), flags)
+        )
     with one_sentence():
         dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
         try:
-            if wanted is None:
-                summary = resume(out, wrapper, display)
+            if again:
+                summary = resume(out, wrapper, display, wanted)
             else:
                 summary = train(out, wanted, Spread(wrapper or "ddp", sample_rate or 1.0), display)
             with clear_errors("end"):

@@ -99,6 +99,13 @@ class Experiment:
         folder = self.folder(cell)
         return RunFolder.open(folder).summary if folder.exists() else None
 
+    def wanted(self, cell: Cell) -> Config:
+        """Settings of a cell, the number of steps of a timed one as it has begun: it comes from measured times."""
+        config, folder = self.config(cell), self.folder(cell)
+        if COLUMNS[cell.column].as_long_as is None or not folder.exists():
+            return config
+        return with_settings(config, steps=RunFolder.open(folder).config.steps)
+
     def config(self, cell: Cell) -> Config:
         """Settings of a cell; of a timed one only once the cells it is timed by are finished."""
         column = COLUMNS[cell.column]
@@ -118,7 +125,8 @@ class Experiment:
         for timed in (False, True):
             todo = []
             for cell in self.cells(timed=timed):
-                self._check_same_settings(cell)
+                if self.folder(cell).exists():
+                    RunFolder.open(self.folder(cell)).check_same_settings(self.wanted(cell))
                 if self.summary(cell) is None:
                     todo.append(cell)
             say(
@@ -137,7 +145,7 @@ class Experiment:
         for cell in cells:
             self._prolong(cell)
         with ThreadPoolExecutor(jobs) as pool:
-            running = {pool.submit(run_cell, self.config(cell), self.folder(cell)): cell for cell in cells}
+            running = {pool.submit(run_cell, self.wanted(cell), self.folder(cell)): cell for cell in cells}
             try:
                 for finished in as_completed(running):
                     finished.result()
@@ -151,16 +159,6 @@ class Experiment:
         if first is not None and not self.folder(cell).exists():
             finished = RunFolder.open(self.folder(Cell(cell.loss, first, cell.seed)))
             RunFolder.prolong(self.folder(cell), finished, self.config(cell).steps)
-
-    def _check_same_settings(self, cell: Cell) -> None:
-        """A cell from an earlier start must be what this one asks for, but for the number of threads."""
-        folder = self.folder(cell)
-        if not folder.exists():
-            return
-        here, wanted = RunFolder.open(folder).config, self.config(cell)
-        if COLUMNS[cell.column].as_long_as is not None:  # its steps come from measured times
-            wanted = with_settings(wanted, steps=here.steps)
-        RunFolder.open(folder).check_same_settings(wanted)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per finished cell."""
@@ -258,14 +256,11 @@ def spread(values: Collection[float], digits: int = 3) -> str:
 
 def run_in_a_process(config: Config, path: Path) -> None:
     """Train one cell, or go on with it, in a process of its own: cells cannot disturb each other."""
-    command = [sys.executable, "-m", "ccp_fast.cli.train", "--quiet"]
-    if path.exists():
-        command += ["--resume", str(path)]
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.parent / f"{path.name}.yaml"
-        write_atomically(file, to_yaml(config))
-        command += ["--config", str(file), "--out", str(path)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.parent / f"{path.name}.yaml"
+    write_atomically(file, to_yaml(config))
+    command = [sys.executable, "-m", "ccp_fast.cli.train", "--quiet", "--config", str(file)]
+    command += ["--out", str(path), "--resume", "auto"]
     # The threads of scikit-learn's k-means as well.
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads or os.cpu_count() or 1)}
     result = subprocess.run(

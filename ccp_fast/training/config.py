@@ -374,6 +374,23 @@ def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
     return keys
 
 
+# Where a run computes and finds its data, not what: these may be others where it goes on.
+MOVABLE = ("data.root", "data.workers", "compute.device", "loggers")
+
+
+def differing(a: Config, b: Config) -> list[str]:
+    """Dotted keys with other values."""
+    return [key for key in known_keys() if value_of(a, key) != value_of(b, key)]
+
+
+def moved(config: Config, to: Config) -> Config:
+    """A copy with the `MOVABLE` settings of another; a root that it does not name stays as it is."""
+    changes = {key.replace(".", "__"): value_of(to, key) for key in MOVABLE}
+    if to.data.root is None:
+        del changes["data__root"]
+    return with_settings(config, **changes)
+
+
 def value_of(config: Config, key: str) -> object:
     """The value of a dotted key."""
     value: object = config

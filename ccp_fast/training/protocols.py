@@ -48,11 +48,13 @@ def train(config: Config, path: Path, display: Display) -> Summary:
         return _train_all(whole, display)
 
 
-def resume(path: Path, display: Display) -> Summary:
-    """Go on with an interrupted run of one network or several; of a finished one, its numbers."""
+def resume(path: Path, display: Display, wanted: Config | None = None) -> Summary:
+    """Go on with an interrupted run of one network or several; of a finished one, its numbers. As `trainer.resume`."""
     whole = RunFolder.open(path)
     if not whole.config.protocol.is_whole:
-        return trainer.resume(path, display)
+        return trainer.resume(path, display, wanted)
+    if wanted is not None:
+        whole.move(wanted)
     if whole.summary is not None:
         return whole.summary
     with whole.lock():
@@ -60,11 +62,13 @@ def resume(path: Path, display: Display) -> Summary:
 
 
 def train_or_resume(config: Config, path: Path, display: Display) -> Summary:
-    """The same command to start a run and to go on with it. UserError if what is there has other settings."""
+    """The same command to start a run and to go on with it, also on another machine.
+
+    UserError if what is there has other settings.
+    """
     if not (path / "config.yaml").is_file():
         return train(config, path, display)
-    RunFolder.open(path).check_same_settings(config)
-    return resume(path, display)
+    return resume(path, display, config)
 
 
 def _config_of(config: Config, network: int) -> Config:

@@ -15,6 +15,7 @@ from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.export import NAME, export
+from ccp_fast.training.fingerprint import fingerprint
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted, StopRequest
 from ccp_fast.training.learner import Learner
@@ -32,7 +33,7 @@ def train(config: Config, path: Path, display: Display) -> Summary:
     """
     config = with_settings(config, threads=config.threads or torch.get_num_threads())
     splits = checked_splits(config)
-    run = RunFolder.create(path, config, environment.describe(config.threads or 1))
+    run = RunFolder.create(path, config, environment.describe(config.threads or 1), fingerprint(splits))
     with run.lock():
         return Trainer(run, splits, display).run_to_the_end()
 
@@ -45,16 +46,22 @@ def checked_splits(config: Config) -> Splits:
     return splits
 
 
-def resume(path: Path, display: Display) -> Summary:
-    """Go on with an interrupted run, to the same bits as an unbroken one; of a finished one, its numbers."""
+def resume(path: Path, display: Display, wanted: Config | None = None) -> Summary:
+    """Go on with an interrupted run, to the same bits as an unbroken one; of a finished one, its numbers.
+
+    wanted: the same settings, but for those of the machine it goes on on. UserError for others, or for other data.
+    """
     run = RunFolder.open(path)
+    if wanted is not None:
+        run.move(wanted)
     finished = run.summary
     if finished is not None:
         return finished
     run.check_trained_by(processes=False)
     with run.lock():
-        saved = run.latest()
-        trainer = Trainer(run, splits_of(run.config), display, pretrained=saved is None)
+        saved, splits = run.latest(), splits_of(run.config)
+        run.check_same_data(splits)
+        trainer = Trainer(run, splits, display, pretrained=saved is None)
         if saved is not None:
             trainer.restore(saved)
         return trainer.run_to_the_end()

@@ -21,6 +21,7 @@ from ccp_fast.training.distributed.learner import DistributedLearner, Wrapper
 from ccp_fast.training.distributed.together import agreed
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.export import NAME, export
+from ccp_fast.training.fingerprint import fingerprint
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import final_metrics
@@ -49,24 +50,27 @@ def train(path: Path, config: Config, spread: Spread, display: Display) -> Summa
     def create() -> None:
         if dist.get_rank() == 0:
             made = environment.describe(config.threads or 1) | {"distributed": _described(spread)}
-            RunFolder.create(path, config, made)
+            RunFolder.create(path, config, made, fingerprint(splits))
 
     agreed(create)
     return _run(agreed(lambda: RunFolder.open(path)), splits, learner, spread, display)
 
 
-def resume(path: Path, network: Wrapper | None, display: Display) -> Summary:
+def resume(path: Path, network: Wrapper | None, display: Display, wanted: Config) -> Summary:
     """Go on with a run, with any number of processes; of a finished one, its numbers.
 
-    network: how it is wrapped from now on; None: as before. Raises as `train`.
+    network: how it is wrapped from now on; None: as before. wanted: its settings, but for those of the machine.
+    Raises as `train`.
     """
 
-    def opened() -> RunFolder:
+    def moved() -> None:
         run = RunFolder.open(path)
         run.check_trained_by(processes=True)
-        return run
+        if dist.get_rank() == 0:
+            run.move(wanted)
 
-    run = agreed(opened)
+    agreed(moved)
+    run = agreed(lambda: RunFolder.open(path))
     finished = agreed(lambda: run.summary)
     if finished is not None:
         return finished
@@ -74,6 +78,7 @@ def resume(path: Path, network: Wrapper | None, display: Display) -> Summary:
     spread = Spread(network or made["network"], made["sample_rate"])
     latest = Checkpoints(run.path, run.config.checkpoints).latest()
     splits, learner = _prepare(run.config, spread, pretrained=latest is None)
+    agreed(lambda: run.check_same_data(splits))
     return _run(run, splits, learner, spread, display)
 
 
