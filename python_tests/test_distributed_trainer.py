@@ -194,6 +194,7 @@ def wrong_settings(folder: Path) -> None:
     for wanted, sample_rate, message in (
         (["ccp.pool=memory"], 1.0, "ccp.pool: expected fresh over several processes, got 'memory'"),
         (["batch.classes=13"], 1.0, "batch.classes: expected at most 12"),
+        (["evaluation.backend=faiss"], 1.0, "evaluation.backend: (expected ccp_fast over|faiss is not)"),
         (
             ["optimizer.proxies=hundredfold", "method=plain"],
             1.0,

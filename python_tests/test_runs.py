@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import types
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ pytest.importorskip("safetensors")
 
 from ccp_fast.cli import report_command
 from ccp_fast.cli.train_command import app
-from ccp_fast.evaluation import retrieval
-from ccp_fast.training import protocols
+from ccp_fast.evaluation import normalized_mutual_information, retrieval
+from ccp_fast.training import load_model, measure, protocols
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.learner import Learner
@@ -137,6 +139,59 @@ def test_evaluate_on_other_classes(runs: Path) -> None:
     seen = ccp_train("evaluate", file, "--split", "train")
     assert "glyphs, train: MAP@R" in seen.stdout
     assert "(72 queries)" in seen.stdout
+
+
+@pytest.mark.skipif(find_spec("faiss") is None, reason="pip install 'ccp-fast[faiss]'")
+def test_faiss_searches_and_clusters_where_it_is_asked_to(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str]] = []
+    real = measure.retrieval
+
+    def retrieval_seen(*arguments: Any, **options: Any) -> Any:
+        asked.append((options["backend"], options["kmeans"]))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(measure, "retrieval", retrieval_seen)
+    wanted = ["evaluation.backend=faiss", "evaluation.kmeans=faiss"]
+    found = protocols.train(tiny_training.config("steps=8", "method=plain", *wanted), tmp_path / "run", QUIET)
+    assert asked == [("faiss", "faiss")] * 5  # two evaluations of two kinds of classes, and the end
+    before = RunFolder.open(runs / "plain").summary
+    assert before is not None
+    nmi = found["test"].pop("nmi")
+    assert found["test"] == {name: value for name, value in before["test"].items() if name != "nmi"}
+    images = tiny_training.images("test")
+    vectors = load_model(tmp_path / "run").embed(images)
+    assert nmi == normalized_mutual_information(vectors, images.labels, normalize=None, kmeans="faiss")
+    asked.clear()
+    settings = [part for setting in wanted for part in ("--set", setting)]
+    result = ccp_train("evaluate", str(runs / "plain"), *settings)
+    assert f"NMI {nmi:.4f}" in result.stdout
+    assert asked == [("faiss", "faiss")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["evaluation.backend=faiss"], "evaluation.backend: faiss is not installed: pip install "),
+        (["evaluation.kmeans=faiss"], "evaluation.kmeans: faiss is not installed: pip install "),
+        (
+            ["evaluation.backend=faiss", "compute.device=cuda"],
+            "evaluation.backend: expected ccp_fast with embeddings on a GPU, ",
+        ),
+    ],
+)
+def test_a_way_to_evaluate_that_is_not_there_is_told_before_a_folder_is_made(
+    settings: list[str], sentence: str, runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}"):
+        protocols.train(tiny_training.config(*settings), tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+    if len(settings) == 1:
+        result = ccp_train("evaluate", str(runs / "plain"), "--set", *settings)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(sentence)
 
 
 @pytest.mark.parametrize(

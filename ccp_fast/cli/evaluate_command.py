@@ -16,7 +16,7 @@ from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.folds import splits_of
-from ccp_fast.training.measure import measure_model
+from ccp_fast.training.measure import check_evaluation, measure_model
 
 
 class Split(str, Enum):
@@ -45,8 +45,11 @@ def evaluate(
     with one_sentence():
         model = load_model(run, device)
         config = load_config(
-            settings=settings or (), flags={"data.name": data, "data.root": data_root}, base=model.config
+            settings=settings or (),
+            flags={"data.name": data, "data.root": data_root, "compute.device": device},
+            base=model.config,
         )
+        check_evaluation(config)
         model.config = config
         if split is not Split.test and len(model.networks) > 1 and config.protocol.name == "reality-check":
             raise UserError(

@@ -223,7 +223,9 @@ class EvaluationConfig(Section):
     every: Count = 100  # steps; a checkpoint is written at the same time
     patience: Count | None = None  # the paper of CCP has 60
     train_classes: Count = 200  # at most
+    backend: Literal["ccp_fast", "faiss"] = "ccp_fast"  # who looks for candidates; ranks are the same bits
     nmi: bool = True  # at the end; k-means over many classes costs far more than all other metrics
+    kmeans: Literal["scikit-learn", "faiss"] = "scikit-learn"  # of NMI; faiss: faster, lower figures
 
 
 class ProtocolConfig(Section):

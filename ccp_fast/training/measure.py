@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from ccp_fast.evaluation import retrieval
 from ccp_fast.functional import Normalize
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.training.config import Config
+from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import EmbeddingModel
 
 # The K of Recall@K that publications give for a data set, by its name; for all others 1, 2, 4, 8.
@@ -60,6 +62,8 @@ def measure(
         metrics,
         ks=recall_at(config),
         normalize=normalize,
+        backend=config.evaluation.backend,
+        kmeans=config.evaluation.kmeans,
     )
 
 
@@ -67,6 +71,19 @@ def measure_model(model: EmbeddingModel, images: EvaluationSet, config: Config) 
     """What is reported at the end, of a trained model."""
     vectors = embedded(model.embed_for_retrieval, images)
     return measure(vectors, images, final_metrics(config), model.retrieval_normalize, config)
+
+
+def check_evaluation(config: Config) -> None:
+    """UserError for a way to evaluate that is not there."""
+    evaluation = config.evaluation
+    if evaluation.backend == "faiss" and config.compute.device != "cpu":
+        raise UserError(
+            "evaluation.backend: expected ccp_fast with embeddings on a GPU, which faiss searches on the CPU alone, "
+            "got 'faiss'"
+        )
+    for key, value in (("backend", evaluation.backend), ("kmeans", evaluation.kmeans)):
+        if value == "faiss" and importlib.util.find_spec("faiss") is None:
+            raise UserError(f"evaluation.{key}: faiss is not installed: pip install 'ccp-fast[faiss]'")
 
 
 def final_metrics(config: Config) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted, StopRequest
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import check_loggers
-from ccp_fast.training.measure import embedded, final_metrics, measure
+from ccp_fast.training.measure import check_evaluation, embedded, final_metrics, measure
 from ccp_fast.training.monitor import Monitor, monitored
 from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
@@ -41,6 +41,7 @@ def train(config: Config, path: Path, display: Display) -> Summary:
 def checked_splits(config: Config) -> Splits:
     """The splits of a run; what is wrong with its settings shows here, before a folder is made. UserError."""
     check_loggers(config)
+    check_evaluation(config)
     splits = splits_of(config)
     Learner(config, splits.train)
     return splits
@@ -58,6 +59,7 @@ def resume(path: Path, display: Display, wanted: Config | None = None) -> Summar
     if finished is not None:
         return finished
     run.check_trained_by(processes=False)
+    check_evaluation(run.config)
     with run.lock():
         saved, splits = run.latest(), splits_of(run.config)
         run.check_same_data(splits)

@@ -24,7 +24,7 @@ from ccp_fast.training.export import NAME, export
 from ccp_fast.training.fingerprint import fingerprint
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.loggers import check_loggers
-from ccp_fast.training.measure import final_metrics
+from ccp_fast.training.measure import check_evaluation, final_metrics
 from ccp_fast.training.monitor import Monitor, monitored
 from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
@@ -91,6 +91,7 @@ def _prepare(config: Config, spread: Spread, *, pretrained: bool) -> tuple[Split
 
     def prepared() -> tuple[Splits, DistributedLearner]:
         check_loggers(config)
+        check_evaluation(config)
         set_up_torch(config)
         splits = splits_of(config)
         learner = DistributedLearner(config, splits.train, spread.sample_rate, pretrained=pretrained)
