@@ -368,8 +368,9 @@ def test_no_logger_at_all(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-def test_weights_and_biases_gets_what_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a module in its place: the real one is tried by hand, it is large."""
+@pytest.fixture
+def wandb_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What a module in place of wandb is asked: the real one is tried by hand, it is large."""
     calls: list[tuple[str, Any]] = []
     run = types.SimpleNamespace(
         define_metric=lambda *a, **k: calls.append(("define_metric", (a, k))),
@@ -380,13 +381,40 @@ def test_weights_and_biases_gets_what_it_asks_for(monkeypatch: pytest.MonkeyPatc
     module.init = lambda **options: calls.append(("init", options)) or run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    loggers = Loggers(Path("runs/a-001"), tiny_training.config("loggers=[wandb]"), 1)
+    return calls
+
+
+def test_weights_and_biases_gets_what_it_asks_for(wandb_calls: list[tuple[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "a-001").mkdir()
+    loggers = Loggers(tmp_path / "a-001", tiny_training.config("loggers=[wandb]"), 1)
     loggers.write({"step": 4, "loss": 0.5, "note": None}, "evaluation")
     loggers.close()
-    name, options = calls[0]
-    assert (name, options["mode"], options["id"], options["resume"]) == ("init", "offline", "a-001", "allow")
+    name, options = wandb_calls[0]
+    assert (name, options["mode"], options["name"], options["resume"]) == (
+        "init",
+        "offline",
+        "a-001",
+        "allow",
+    )
+    assert options["group"] is None
     assert options["config"]["steps"] == 24
-    assert calls[2:] == [("log", {"evaluation/loss": 0.5, "step": 4}), ("finish", None)]
+    assert wandb_calls[2:] == [("log", {"evaluation/loss": 0.5, "step": 4}), ("finish", None)]
+
+
+def test_weights_and_biases_tells_runs_of_one_name_apart_and_knows_one_again(
+    wandb_calls: list[tuple[str, Any]], tmp_path: Path
+) -> None:
+    config = tiny_training.config("loggers=[wandb]", "protocol.networks=2", "protocol.network=0")
+    folders = [tmp_path / whole / "network-0" for whole in ("a", "b")]
+    for folder in [*folders, folders[0]]:  # the first goes on
+        folder.mkdir(parents=True, exist_ok=True)
+        Loggers(folder, config, 1).close()
+    options = [given for name, given in wandb_calls if name == "init"]
+    assert [o["name"] for o in options] == ["a/network-0", "b/network-0", "a/network-0"]
+    assert [o["group"] for o in options] == ["a", "b", "a"]
+    ids = [o["id"] for o in options]
+    assert ids[0] == ids[2] != ids[1]
+    assert all(re.fullmatch("[0-9a-f]{16}", one) for one in ids)
 
 
 def test_without_wandb_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ data.json            classes and images of each split, and a fingerprint of them
 metrics.jsonl .csv   a row per evaluation
 subproblems.jsonl .csv  a row per sub-problem of CCP
 tensorboard/         the same as events
+wandb/ wandb-id      as Weights & Biases keeps them, and under which id it knows the run
 checkpoints/         step-00004000.safetensors: the last two, and the best one of each; of `ccp-train distributed`
                      folders step-00004000 with the parts of all processes
 best.safetensors     the network at the best step, for `ccp_fast.training.load_model`
