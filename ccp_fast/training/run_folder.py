@@ -46,6 +46,8 @@ from ccp_fast.training.retention import needed_steps
 
 log = logging.getLogger(__name__)
 
+RESUME_DISTRIBUTED = "torchrun ... ccp-train distributed --resume --out"
+
 
 class RunFolder:
     """An existing run folder; made by `create`, found by `open`."""
@@ -151,7 +153,7 @@ class RunFolder:
         """UserError if it is `ccp-train distributed` that goes on with this run, and that is not asked for; or not."""
         made = (self.read_json("environment.json") or {}).get("distributed") is not None
         if made != processes:
-            command = "torchrun ... ccp-train distributed --resume --out" if made else "ccp-train --resume"
+            command = RESUME_DISTRIBUTED if made else "ccp-train --resume"
             raise UserError(
                 f"{self.path}: expected another command to go on with this run: {command} {self.path}"
             )

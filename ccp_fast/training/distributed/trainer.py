@@ -18,16 +18,18 @@ from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.display import Display, TrainingDisplay
 from ccp_fast.training.distributed.checkpoints import Checkpoints
 from ccp_fast.training.distributed.learner import DistributedLearner, Wrapper
+from ccp_fast.training.distributed.stop import AgreedStop, agreed_stop
 from ccp_fast.training.distributed.together import agreed
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.export import NAME, export
 from ccp_fast.training.fingerprint import fingerprint
 from ccp_fast.training.folds import splits_of
+from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import check_evaluation, final_metrics
 from ccp_fast.training.monitor import Monitor, monitored
 from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
-from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.run_folder import RESUME_DISTRIBUTED, RunFolder
 from ccp_fast.training.trainer import set_up_torch
 
 
@@ -42,7 +44,7 @@ def train(path: Path, config: Config, spread: Spread, display: Display) -> Summa
     """Train from the start into a new folder; returns the final numbers.
 
     On every rank of an initialised process group. Raises UserError, its sentence empty where another rank says it,
-    and RankLost.
+    RankLost, and on all ranks Interrupted after Ctrl-C.
     """
     config = with_settings(config, threads=config.threads or torch.get_num_threads())
     splits, learner = _prepare(config, spread, pretrained=True)
@@ -130,7 +132,11 @@ class _Progress(NamedTuple):
 
     step: int = 0
     best: Best = Best()
-    bests: tuple[int, ...] = ()  # the best step as of each of the newest checkpoints, this one the last
+    bests: tuple[
+        int | None, ...
+    ] = ()  # the best step as of each of the newest checkpoints, this one the last
+    loss_sum: float = 0.0  # since the last evaluation
+    loss_count: int = 0
 
     def numbers(self) -> dict[str, Any]:
         """As they are written."""
@@ -141,13 +147,16 @@ class _Progress(NamedTuple):
             "best_metric": best.metric,
             "stale": best.stale,
             "bests": list(self.bests),
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
         }
 
     @classmethod
     def of(cls, numbers: dict[str, Any]) -> _Progress:
-        """As they were written; older checkpoints, whose runs did not end early, have no "stale"."""
+        """As they were written; older ones are of evaluations, and of runs that did not end early."""
         best = Best(numbers["best_step"], numbers["best_metric"], numbers.get("stale", 0))
-        return cls(numbers["step"], best, tuple(numbers["bests"]))
+        loss = numbers.get("loss_sum", 0.0), numbers.get("loss_count", 0)
+        return cls(numbers["step"], best, tuple(numbers["bests"]), *loss)
 
 
 class DistributedTrainer:
@@ -173,26 +182,36 @@ class DistributedTrainer:
             logs = (
                 _Logs(stack, self.run, self.display, self.progress.step) if self.learner.rank == 0 else None
             )
-            self._train(logs)
+            self._train(logs, stack.enter_context(agreed_stop()))
         return self._finish()
 
-    def _train(self, logs: _Logs | None) -> None:
-        total, count = 0.0, 0
+    def _train(self, logs: _Logs | None, stop: AgreedStop) -> None:
         while self.progress.step < self.config.steps and not self.progress.best.ends(self.config):
             loss = self.learner.train_step(self.progress.step)
-            total, count = total + loss, count + 1
-            self.progress = self.progress._replace(step=self.progress.step + 1)
+            p = self.progress
+            self.progress = p._replace(
+                step=p.step + 1, loss_sum=p.loss_sum + loss, loss_count=p.loss_count + 1
+            )
             if logs is not None:
                 logs.shown.step(self.progress.step, loss)
-            if self.progress.step % self.config.evaluation.every and self.progress.step != self.config.steps:
-                continue
-            row = self._evaluate(total / count)
-            if logs is not None:
-                logs.write(row, self.learner, is_best=self.progress.best.step == self.progress.step)
-            self._save()
-            total, count = 0.0, 0
+            stopped = stop.behind_a_step()
+            if self._evaluation_is_due():
+                row = self._evaluate()
+                if logs is not None:
+                    logs.write(row, self.learner, is_best=self.progress.best.step == self.progress.step)
+                self._save()
+            elif stopped:
+                self.learner.agree_on_buffers()
+                self._save()
+            if stopped:
+                stop.close()
+                raise Interrupted(self.run.path, self.progress.step, RESUME_DISTRIBUTED)
 
-    def _evaluate(self, loss: float) -> dict[str, Any]:
+    def _evaluation_is_due(self) -> bool:
+        step = self.progress.step
+        return step % self.config.evaluation.every == 0 or step == self.config.steps
+
+    def _evaluate(self) -> dict[str, Any]:
         """The row of `ccp_fast.training.trainer`, with the retrieval of all ranks."""
         learner = self.learner
         with learner.clock("evaluation"):
@@ -202,19 +221,20 @@ class DistributedTrainer:
             step=self.progress.step,
             subproblem=None if learner.ccp is None else learner.ccp.subproblem,
             lr=learner.lr,
-            loss=loss,
+            loss=self.progress.loss_sum / self.progress.loss_count,
             retrieval=retrieval,
             proxy_spread=learner.proxy_spread,
             clock=learner.clock,
         )
-        self.progress = self.progress._replace(best=self.progress.best.after(row, self.config))
+        best = self.progress.best.after(row, self.config)
+        self.progress = self.progress._replace(best=best, loss_sum=0.0, loss_count=0)
         if learner.ccp is not None:
             learner.ccp.update(monitored(row))
         return row
 
     def _save(self) -> None:
         """A checkpoint, and of the best step so far the network as `load_model` reads it."""
-        step, best = self.progress.step, cast(int, self.progress.best.step)  # evaluated just now
+        step, best = self.progress.step, self.progress.best.step
         bests = (*self.progress.bests, best)[-self.config.checkpoints.keep :]
         self.progress = self.progress._replace(bests=bests)
         clock = [self.learner.clock.state_dict()]
