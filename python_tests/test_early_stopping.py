@@ -76,6 +76,14 @@ def test_networks_of_a_protocol_end_each_by_itself(scripted: None, tmp_path: Pat
     assert [one["steps"] for one in summary["networks"]] == [16, 16]
 
 
+def test_the_report_of_a_run_from_before_there_was_an_early_end(tmp_path: Path) -> None:
+    summary = trainer.train(tiny_training.config("method=plain", "steps=4"), tmp_path / "run", QUIET)
+    del summary["stopped_early"]
+    run = RunFolder.open(tmp_path / "run")
+    run.write_json("summary.json", summary)
+    assert "Training ended there" not in write_run_report(run).read_text()
+
+
 def test_what_ended_early_is_not_prolonged(scripted: None, tmp_path: Path) -> None:
     trainer.train(tiny_training.config("method=plain", "evaluation.patience=2"), tmp_path / "run", QUIET)
     with pytest.raises(UserError, match=r"without evaluation\.patience"):
