@@ -11,7 +11,7 @@ from training_runs import QUIET, assert_same_results, tiny_data  # noqa: F401
 
 pytest.importorskip("safetensors")
 
-from ccp_fast.training import best, protocols, trainer
+from ccp_fast.training import best, compare, protocols, trainer
 from ccp_fast.training.best import Best
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.learner import Learner
@@ -88,6 +88,11 @@ def test_what_ended_early_is_not_prolonged(scripted: None, tmp_path: Path) -> No
     trainer.train(tiny_training.config("method=plain", "evaluation.patience=2"), tmp_path / "run", QUIET)
     with pytest.raises(UserError, match=r"without evaluation\.patience"):
         RunFolder.prolong(tmp_path / "more", RunFolder.open(tmp_path / "run"), 40)
+    base, columns = tiny_training.config("evaluation.patience=2"), ["plain", "ccp", "plain-time"]
+    with pytest.raises(
+        UserError, match=r"^--columns: 'plain' cannot be prolonged: .* evaluation\.patience, can$"
+    ):
+        compare.Experiment(tmp_path / "all", base, ["c2"], columns, [0])
 
 
 def test_without_classes_held_out_there_is_nothing_to_go_by() -> None:

@@ -21,7 +21,7 @@ from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import to_csv
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.paired import CONFIDENCE, Paired, paired
-from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.run_folder import RunFolder, check_prolongable
 
 LARGE_BATCH = {"batch__classes": 32, "batch__samples": 4, "optimizer__schedule": "cosine"}
 
@@ -83,6 +83,11 @@ class Experiment:
             for needed in (COLUMNS[name].prolongs, COLUMNS[name].as_long_as):
                 if needed is not None and needed not in self.columns:
                     raise UserError(f"--columns: {name!r} needs {needed!r} beside it")
+            prolonged = COLUMNS[name].prolongs
+            if prolonged is not None:  # told before anything is trained
+                check_prolongable(
+                    with_settings(base, **COLUMNS[prolonged].changes), f"--columns: {prolonged!r}"
+                )
 
     def cells(self, *, timed: bool) -> list[Cell]:
         """Cells whose number of steps is fixed, or (timed) that of those that wait for others' times."""

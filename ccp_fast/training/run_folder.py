@@ -104,13 +104,9 @@ class RunFolder:
         UserError if there is anything at `path`, or if what was done would have depended on the number of steps.
         """
         config = finished.config
-        constant = config.method == "plain" and config.optimizer.schedule == "constant"
-        constant = constant and config.evaluation.patience is None
-        if not constant or config.protocol.is_whole or steps < config.steps:
-            raise UserError(
-                f"{finished.path} cannot be prolonged: only a plain run at a constant rate, of one network and "
-                "without evaluation.patience, can"
-            )
+        check_prolongable(config, str(finished.path))
+        if steps < config.steps:
+            raise UserError(f"{finished.path}: expected at least its {config.steps} steps, got {steps}")
         made = cls.create(
             path,
             with_settings(config, steps=steps),
@@ -261,6 +257,16 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """The final numbers; None while the run is not finished."""
         return self.read_json("summary.json")
+
+
+def check_prolongable(config: Config, name: str) -> None:
+    """UserError, about what is called `name`, if a run of more steps would have done something else from the start."""
+    constant = config.method == "plain" and config.optimizer.schedule == "constant"
+    if not constant or config.protocol.is_whole or config.evaluation.patience is not None:
+        raise UserError(
+            f"{name} cannot be prolonged: only a plain run at a constant rate, of one network and without "
+            "evaluation.patience, can"
+        )
 
 
 def numbered(parent: Path, name: str) -> Path:
