@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_training
 import torch
+from helpers import assert_same_state
 from training_runs import QUIET, assert_same_results, check_page, tiny_data  # noqa: F401
 from typer.testing import CliRunner, Result
 
@@ -29,6 +30,7 @@ from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import LOGGERS, Loggers
+from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.report import write_runs_report
 from ccp_fast.training.run_folder import RunFolder
 
@@ -139,6 +141,33 @@ def test_evaluate_on_other_classes(runs: Path) -> None:
     seen = ccp_train("evaluate", file, "--split", "train")
     assert "glyphs, train: MAP@R" in seen.stdout
     assert "(72 queries)" in seen.stdout
+
+
+def test_evaluate_at_a_step_that_was_kept(tmp_path: Path) -> None:
+    config = tiny_training.config(
+        "steps=12", "checkpoints.keep_every=4", "evaluation.nmi=false", "protocol.networks=2"
+    )
+    protocols.train(config, tmp_path / "run", QUIET)
+    rows = read_rows(tmp_path / "run" / "network-1" / "metrics.jsonl")
+    for row in rows:
+        one = ["evaluate", "run/network-1", "--split", "val", "--step", str(row["step"]), "--out", "a.json"]
+        assert ccp_train(*one).exit_code == 0
+        assert json.loads(Path("a.json").read_text())["map_at_r"] == row["val_map_at_r"]
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    together = load_model("run", step=8)
+    for network, folder in zip(together.networks, RunFolder.open(Path("run")).networks(), strict=True):
+        assert_same_state(network.state_dict(), load_model(folder, step=8).networks[0].state_dict())
+    for arguments, sentence in (
+        (["run", "--step", "5"], "step-00000005.safetensors cannot be read: No such file"),
+        (
+            ["run/network-0/best.safetensors", "--step", "4"],
+            "step: expected the folder of a run, got run/network-0",
+        ),
+    ):
+        result = ccp_train("evaluate", *arguments)
+        assert result.exit_code == 2
+        assert sentence in result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(find_spec("faiss") is None, reason="pip install 'ccp-fast[faiss]'")

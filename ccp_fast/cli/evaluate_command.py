@@ -39,11 +39,17 @@ def evaluate(
     ] = None,
     split: Annotated[Split, typer.Option(help="Classes to search among.")] = Split.test,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    step: Annotated[
+        int | None,
+        typer.Option(
+            help="As it was at a step whose checkpoint was kept; by default at the one that is reported."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
 ) -> None:
     """Retrieval metrics of a trained model, of all networks of a run together."""
     with one_sentence():
-        model = load_model(run, device)
+        model = load_model(run, device, step)
         config = load_config(
             settings=settings or (),
             flags={"data.name": data, "data.root": data_root, "compute.device": device},
