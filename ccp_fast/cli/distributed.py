@@ -51,7 +51,11 @@ def distributed(
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting; may be repeated.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, with any number of processes.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in --out, with any number of processes; its data may lie elsewhere.",
+        ),
     ] = False,
     timeout: Annotated[
         float, typer.Option(help="Seconds to wait for a process that does not answer.")

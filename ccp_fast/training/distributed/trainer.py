@@ -132,9 +132,8 @@ class _Progress(NamedTuple):
 
     step: int = 0
     best: Best = Best()
-    bests: tuple[
-        int | None, ...
-    ] = ()  # the best step as of each of the newest checkpoints, this one the last
+    # The best step as of each of the newest checkpoints, this one the last.
+    bests: tuple[int | None, ...] = ()
     loss_sum: float = 0.0  # since the last evaluation
     loss_count: int = 0
 
