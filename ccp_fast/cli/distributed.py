@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,12 +17,15 @@ import typer
 
 from ccp_fast.cli.errors import WRONG_INPUT, one_sentence
 from ccp_fast.cli.evaluate_command import shown
+from ccp_fast.cli.moved import moved_settings
 from ccp_fast.distributed import RankLost, clear_errors
+from ccp_fast.training.compare import STOPPED
 from ccp_fast.training.config import load_config
 from ccp_fast.training.display import Display
 from ccp_fast.training.distributed import Spread, resume, train
 from ccp_fast.training.distributed.learner import Wrapper
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.records import Summary
 from ccp_fast.training.report import write_run_report
 from ccp_fast.training.run_folder import RunFolder
@@ -53,7 +56,11 @@ def distributed(
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="One setting; may be repeated.")
     ] = None,
     again: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, with any number of processes.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in --out, with any number of processes; its data may lie elsewhere.",
+        ),
     ] = False,
     timeout: Annotated[
         float, typer.Option(help="Seconds to wait for a process that does not answer.")
@@ -82,17 +89,20 @@ def distributed(
             "seed": seed,
             "threads": threads,
         }
-        given = [sample_rate, config, settings, *flags.values()]
-        if again and any(value is not None for value in given):
-            raise UserError("--resume: a run goes on with the settings it has; give only --network beside it")
-        wanted = None if again else load_config(config, settings or (), flags)
+        others = [sample_rate, config, *(value for key, value in flags.items() if key != "data.root")]
+        wanted = (
+            moved_settings(out, settings, data_root, others)
+            if again
+            else load_config(config, settings or (), flags)
+        )
     with one_sentence():
         dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
         try:
-            if wanted is None:
-                summary = resume(out, wrapper, display)
+            if again:
+                outcome = _outcome(lambda: resume(out, wrapper, display, wanted))
             else:
-                summary = train(out, wanted, Spread(wrapper or "ddp", sample_rate or 1.0), display)
+                spread = Spread(wrapper or "ddp", sample_rate or 1.0)
+                outcome = _outcome(lambda: train(out, wanted, spread, display))
             with clear_errors("end"):
                 dist.barrier()  # nobody takes connections down that another still uses
         except RankLost as error:
@@ -101,9 +111,19 @@ def distributed(
             _end(WRONG_INPUT, str(error))
         gc.collect()  # workers that decode images, DDP: what has threads or processes of its own and lies in cycles
         dist.destroy_process_group()
+        if isinstance(outcome, Interrupted):
+            _end(STOPPED, str(outcome) if first else "")
         if first:
-            _report(out, summary, display)
+            _report(out, outcome, display)
         _end(0)
+
+
+def _outcome(run: Callable[[], Summary]) -> Summary | Interrupted:
+    """All ranks stop together, and part as they do at the end."""
+    try:
+        return run()
+    except Interrupted as stopped:
+        return stopped
 
 
 @contextmanager
