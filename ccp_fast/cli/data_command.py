@@ -19,7 +19,7 @@ from ccp_fast.data.glyphs_large import FILE_NAME
 from ccp_fast.data.glyphs_large import build as glyphs_large_build
 from ccp_fast.training.config import make_config
 from ccp_fast.training.datasets import DATASETS, load_parts, without_broken_parts
-from ccp_fast.training.errors import UserError
+from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.workers import worker_count
 
 app = typer.Typer(
@@ -59,6 +59,8 @@ def build(
             )
     except DataFileError as error:
         _fail(str(error))
+    except CannotWrite as error:
+        _fail(f"{error}; start the same command again to go on")
     except OSError as error:
         _fail(f"{error.filename or out}: {error.strerror}; start the same command again to go on")
     except KeyboardInterrupt:
