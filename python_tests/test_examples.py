@@ -121,15 +121,3 @@ def test_the_reference_script_trains_on_the_layout_of_sop(
     assert result["num_queries"] == 25
     assert result["recall_at_10"] <= result["recall_at_100"] == result["recall_at_1000"] == 1
     assert 0 < result["map_at_r"] < 1
-
-
-def test_the_settings_of_the_paper_for_sop() -> None:
-    pytest.importorskip("pydantic", reason="ccp-train needs the extra [train]")
-    from ccp_fast.training.config import load_config
-
-    c = load_config(EXAMPLES / "sop.yaml", flags={"data.root": "Stanford_Online_Products"})
-    assert (c.optimizer.lr, c.optimizer.betas, c.optimizer.weight_decay) == (1e-5, (0.9, 0.99), 1e-4)
-    assert (c.ccp.proxies_per_class, c.ccp.pool_size, c.ccp.lam) == (4, 7, 2e-4)
-    assert (c.ccp.project_every, c.ccp.patience, c.evaluation.every) == (None, 3, 250)
-    assert c.loss.options == {"pos_margin": 0.2858, "neg_margin": 0.5130}
-    assert (c.protocol.count, c.model.dim) == (4, 128)

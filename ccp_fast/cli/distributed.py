@@ -18,11 +18,11 @@ import typer
 from ccp_fast.cli.errors import WRONG_INPUT, one_sentence
 from ccp_fast.cli.evaluate_command import shown
 from ccp_fast.distributed import RankLost, clear_errors
-from ccp_fast.training.config import load_config
 from ccp_fast.training.display import Display
 from ccp_fast.training.distributed import Spread, resume, train
 from ccp_fast.training.distributed.learner import Wrapper
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.presets import configured
 from ccp_fast.training.records import Summary
 from ccp_fast.training.report import write_run_report
 from ccp_fast.training.run_folder import RunFolder
@@ -80,7 +80,7 @@ def distributed(
         given = [sample_rate, config, settings, *flags.values()]
         if again and any(value is not None for value in given):
             raise UserError("--resume: a run goes on with the settings it has; give only --network beside it")
-        wanted = None if again else load_config(config, settings or (), flags)
+        wanted = None if again else configured(config, settings or (), flags)
     with one_sentence():
         dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
         try:
