@@ -25,10 +25,11 @@ from training_runs import QUIET, assert_same_results, check_page
 
 pytest.importorskip("safetensors")
 
+from ccp_fast.cli.errors import one_sentence
 from ccp_fast.data import DataFileError, ImageFiles
 from ccp_fast.data.folders import folders
 from ccp_fast.data.image_files import decode
-from ccp_fast.training import datasets, trainer
+from ccp_fast.training import datasets, protocols, trainer
 from ccp_fast.training.config import Config, load_config, to_yaml
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs import NetworkInput, open_input, plain_batches
@@ -272,7 +273,56 @@ def test_ctrl_c_leaves_the_workers_alone(tree: Path) -> None:
     assert len(list(answers)) == 11
 
 
+KILLED = """
+import multiprocessing, os, signal
+from ccp_fast.cli.train_command import app
+from ccp_fast.training.learner import Learner
+real = Learner.train_step
+def train_step(learner):
+    if learner.step == 9:
+        for worker in multiprocessing.active_children()[:1]:
+            os.kill(worker.pid, signal.SIGKILL)
+    return real(learner)
+Learner.train_step = train_step
+app()
+"""
+
+
+def test_a_worker_that_is_killed_ends_a_run_with_one_sentence(tree: Path, tmp_path: Path) -> None:
+    """As the kernel does where memory runs out."""
+    config = config_of(tree, "data.workers=2", "steps=12", "method=plain")
+    (tmp_path / "a.yaml").write_text(to_yaml(config))
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        "--config",
+        str(tmp_path / "a.yaml"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    pattern = (
+        r"a process that decodes images was ended: DataLoader worker \(pid.*; memory or /dev/shm may be too small for "
+        r"so many \(data.workers\); a run that was training goes on with ccp-train --resume\n"
+    )
+    assert re.fullmatch(pattern, done.stderr), done.stderr
+    assert protocols.resume(tmp_path / "run", QUIET)["steps"] == 12
+
+
+def test_other_errors_of_a_run_are_not_taken_for_that() -> None:
+    with pytest.raises(RuntimeError, match="something else"), one_sentence():
+        raise RuntimeError("something else of a DataLoader worker (pid 3)")
+
+
 # Broken files
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ccp_fast"
 
 
 def broken(tree: Path, copy: Path) -> list[Path]:
@@ -302,7 +352,7 @@ def test_a_broken_file_stops_a_run_and_is_named(tree: Path, tmp_path: Path, work
         opened.follow(lambda _, sample=sample: [20, sample])  # type: ignore[misc]
         with pytest.raises(DataFileError, match=re.escape(f"image {path} cannot be read: ")) as error:
             opened.augmented(0, [20, sample])
-        assert str(error.value).endswith("or leave such images out with data.on_broken=skip")
+        assert str(error.value).endswith("with --skip-broken where it embeds")
         assert "\n" not in str(error.value)
         with pytest.raises(DataFileError, match=re.escape(str(path))):
             images.image(sample)
@@ -328,6 +378,42 @@ def test_broken_files_are_left_out_if_that_is_wanted(
     assert len(parts.test.query) == 24
     summary = trainer.train(config, tmp_path / "run", QUIET)
     assert summary["test"]["num_queries"] == 24
+
+
+def test_files_that_were_decoded_before_are_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    root = image_trees.folders(tmp_path / "tree", classes=4, samples=2)
+    config = config_of(root, "data.on_broken=skip").data
+    tried: list[str] = []
+
+    def counted(path: Path, *rest: Any, **named: Any) -> Image.Image:
+        tried.append(path.relative_to(root).as_posix())
+        return decode(path, *rest, **named)
+
+    monkeypatch.setattr("ccp_fast.training.inputs.broken.decode", counted)
+
+    def start() -> tuple[int, list[str]]:
+        tried.clear()
+        parts = datasets.load_parts(config)
+        return len(parts.train) + len(parts.test.query), sorted(tried)
+
+    everything = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    assert start() == (8, everything)
+    assert start() == (8, [])
+    one, other = (root / name for name in ("class 01/0.png", "class 03/1.png"))
+    one.write_bytes(one.read_bytes()[:-300])  # cut: another size
+    os.utime(other, ns=(1, 1))  # written again at another time
+    assert start() == (7, ["class 01/0.png", "class 03/1.png"])
+    assert start() == (7, ["class 01/0.png"])  # a broken one is looked at each time, and told each time
+    (remembered,) = own_cache.iterdir()
+    for damage in (b"", b"[1, 2]", b'{"class 00/0.png": "x"}'):
+        remembered.write_bytes(damage)
+        assert start() == (7, everything)
+    remembered.unlink()
+    own_cache.rmdir()
+    own_cache.write_text("no folder")  # nothing can be remembered: slower, and no error
+    assert start() == start() == (7, everything)
 
 
 # Runs

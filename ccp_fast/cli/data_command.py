@@ -14,20 +14,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from ccp_fast.cli.errors import WRONG_INPUT, one_sentence
 from ccp_fast.data import DataFileError
 from ccp_fast.data.glyphs_large import FILE_NAME
 from ccp_fast.data.glyphs_large import build as glyphs_large_build
+from ccp_fast.training.compare import STOPPED
 from ccp_fast.training.config import make_config
 from ccp_fast.training.datasets import DATASETS, load_parts, without_broken_parts
-from ccp_fast.training.errors import CannotWrite, UserError
+from ccp_fast.training.errors import CannotWrite
 from ccp_fast.training.workers import worker_count
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
-
-WRONG_INPUT = 2
-STOPPED = 130
 
 
 @app.callback()
@@ -87,16 +86,14 @@ def check(
 ) -> None:
     """Look whether a data set is there and whole, and count it; exit code 1 if an image is broken."""
     broken: list[str] = []
-    try:
+    with one_sentence():
         settings = {"name": name, "root": data_root, "counts": counts, "workers": workers}
         config = make_config({"data": settings}).data
         parts = load_parts(config)
         for what, count in parts.counts().items():
             print(f"{what}: {count:,}")
         if images:
-            without_broken_parts(parts, worker_count(config.workers), broken.append)
-    except (DataFileError, UserError) as error:
-        _fail(str(error))
+            without_broken_parts(parts, worker_count(config.workers), broken.append, trust=False)
     if broken:
         _fail("\n".join([*broken, f"{len(broken):,} images are broken"]), 1)
 

@@ -29,6 +29,16 @@ def one_sentence() -> Iterator[None]:
     except (UserError, DataFileError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(WRONG_INPUT) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):  # how torch begins, wherever it notices
+            raise
+        what = " ".join(str(error).split()).rstrip(".")
+        print(
+            f"a process that decodes images was ended: {what}; memory or /dev/shm may be too small for so many "
+            "(data.workers); a run that was training goes on with ccp-train --resume",
+            file=sys.stderr,
+        )
+        raise typer.Exit(WRONG_INPUT) from None
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         raise typer.Exit(STOPPED) from None

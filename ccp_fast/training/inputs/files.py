@@ -156,7 +156,8 @@ class FilesInput:
     def _ready(self, answer: Answer) -> Tensor:
         if isinstance(answer.images, str):
             raise DataFileError(
-                f"{answer.images}; put the file right and go on, or leave such images out with data.on_broken=skip"
+                f"{answer.images}; put the file right and go on, or leave such images out: with "
+                "--set data.on_broken=skip where a model is trained or evaluated, with --skip-broken where it embeds"
             )
         return self._wanted.from_bytes(answer.images)
 
