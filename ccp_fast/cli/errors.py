@@ -14,6 +14,7 @@ from ccp_fast.data import DataFileError
 from ccp_fast.training.compare import STOPPED
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.interrupt import Interrupted
+from ccp_fast.training.workers import tells_of_a_lost_worker, worker_lost
 
 WRONG_INPUT = 2
 
@@ -30,14 +31,9 @@ def one_sentence() -> Iterator[None]:
         print(error, file=sys.stderr)
         raise typer.Exit(WRONG_INPUT) from None
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):  # how torch begins, wherever it notices
+        if not tells_of_a_lost_worker(error):
             raise
-        what = " ".join(str(error).split()).rstrip(".")
-        print(
-            f"a process that decodes images was ended: {what}; memory or /dev/shm may be too small for so many "
-            "(data.workers); a run that was training goes on with ccp-train --resume",
-            file=sys.stderr,
-        )
+        print(worker_lost(error), file=sys.stderr)
         raise typer.Exit(WRONG_INPUT) from None
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
