@@ -194,6 +194,7 @@ def wrong_settings(folder: Path) -> None:
     for wanted, sample_rate, message in (
         (["ccp.pool=memory"], 1.0, "ccp.pool: expected fresh over several processes, got 'memory'"),
         (["batch.classes=13"], 1.0, "batch.classes: expected at most 12"),
+        (["evaluation.backend=faiss"], 1.0, "evaluation.backend: (expected ccp_fast over|faiss is not)"),
         (
             ["optimizer.proxies=hundredfold", "method=plain"],
             1.0,
@@ -212,7 +213,7 @@ def wrong_settings(folder: Path) -> None:
             train(folder / "run", config(*wanted), Spread("ddp", sample_rate), quiet)
     assert not (folder / "run").exists()
     with pytest.raises(UserError, match=r"run is not a run folder" if first else "^$"):
-        resume(folder / "run", None, quiet)
+        resume(folder / "run", None, quiet, config())
 
     def fails_here() -> None:
         if not first:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import image_trees
 import pytest
 import tiny_training
 import torch
+from helpers import assert_same_state
 from training_runs import QUIET, check_page, tiny_data, without_times  # noqa: F401
 
 pytest.importorskip("safetensors")
@@ -18,13 +21,19 @@ from torch.nn.functional import normalize as unit
 from typer.testing import CliRunner
 
 from ccp_fast.cli.train_command import app
+from ccp_fast.data import ImageSet
 from ccp_fast.evaluation import retrieval
-from ccp_fast.training import compare, load_model, measure, protocols, trainer
+from ccp_fast.training import compare, export, load_model, measure, protocols, trainer
+from ccp_fast.training.config import to_yaml, with_settings
+from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.export import EmbeddingModel
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.learner import Learner
-from ccp_fast.training.report import write_comparison_report, write_run_report, write_runs_report
+from ccp_fast.training.metrics import read_rows
+from ccp_fast.training.monitor import Monitor
+from ccp_fast.training.report import run_report, write_comparison_report, write_run_report, write_runs_report
 from ccp_fast.training.run_folder import RunFolder
 
 REALITY = ["protocol.name=reality-check", "protocol.networks=3", "steps=8"]
@@ -68,7 +77,7 @@ def test_what_is_held_out_else() -> None:
     assert own.val.query.class_names == tiny_training.images("val").class_names
     conventional = splits_of(tiny_training.config("protocol.name=conventional"))
     assert conventional.train.class_names == tiny_training.images("train").class_names
-    assert conventional.val is conventional.test
+    assert conventional.val is None
 
 
 @pytest.mark.parametrize(
@@ -113,6 +122,47 @@ def test_separated_and_concatenated_are_what_they_are_called(finished: Path) -> 
     together = retrieval(torch.cat(inside, 1), test.labels, metrics=("map_at_r",), normalize=None)
     assert summary["test"]["map_at_r"] == pytest.approx(together["map_at_r"])
     assert load_model(finished).embed(test).shape == (60, 3 * 8)
+
+
+def test_the_end_is_computed_where_training_was_and_embeds_once(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+
+    def load(path: Path, device: str = "cpu") -> EmbeddingModel:
+        devices.append(device)  # there is no GPU here
+        return load_model(path)
+
+    def copied(path: Path) -> RunFolder:
+        """With the settings of a run on a GPU."""
+        shutil.copytree(path, tmp_path / path.name)
+        run = RunFolder(
+            tmp_path / path.name, with_settings(RunFolder.open(path).config, compute__device="cuda:1")
+        )
+        (run.path / "config.yaml").write_text(to_yaml(run.config))
+        return run
+
+    monkeypatch.setattr(protocols, "load_model", load)
+    monkeypatch.setattr(run_report, "load_model", load)
+    embeddings: list[int] = []
+    real = export.plain_batches
+
+    def batches(images: ImageSet, *rest: Any) -> Any:
+        embeddings.append(len(images))
+        return real(images, *rest)
+
+    monkeypatch.setattr(export, "plain_batches", batches)
+    whole = copied(finished)
+    expected = summary_of(whole.path)
+    (whole.path / "summary.json").unlink()
+    monkeypatch.setattr(protocols, "train_or_resume", lambda _, folder, __: summary_of(folder))
+    assert without_times(protocols.resume(whole.path, QUIET)) == without_times(expected)
+    assert devices == ["cuda:1"] * 3
+    assert embeddings == [60] * 3  # each network once, for its own numbers and for those of all together
+    config = tiny_training.config("steps=4", "method=plain")
+    protocols.train(config, tmp_path / "trained" / "single", QUIET)
+    write_run_report(copied(tmp_path / "trained" / "single"))
+    assert devices == ["cuda:1"] * 4
 
 
 def test_test_classes_are_not_looked_at_before_all_are_trained(
@@ -187,9 +237,105 @@ def test_conventional_reports_the_last_step(tmp_path: Path, monkeypatch: pytest.
         config = tiny_training.config(f"protocol.name={name}", "steps=12")
         summary = protocols.train(config, tmp_path / name, QUIET)
         assert summary["best_step"] == step
+        assert (summary["val"]["map_at_r"] is None) == (name == "conventional")
     page = write_run_report(RunFolder.open(tmp_path / "conventional")).read_text()
     assert "Reported is the last step" in page
     assert "validation classes.</p>" not in page
+
+
+def other_test_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of those that a run without this was reported on: their pictures upside down, in other classes."""
+
+    def images(split: str) -> ImageSet:
+        found = tiny_training.images(split)
+        if split != "test":
+            return found
+        order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
+        return replace(found, images=found.images.flip(2), labels=found.labels[order])
+
+    monkeypatch.setattr("ccp_fast.training.datasets.glyphs", images)
+
+
+@pytest.mark.parametrize("settings", [["ccp.project_every=null", "ccp.patience=1"], ["ccp.reload_best=true"]])
+def test_nothing_of_the_test_classes_enters_a_conventional_run(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_training.config("protocol.name=conventional", "steps=32", *settings)
+    looked: list[int] = []
+    real = measure.retrieval
+
+    def retrieval_seen(query: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        looked.append(len(query))
+        return real(query, *rest, **options)
+
+    monkeypatch.setattr(measure, "retrieval", retrieval_seen)
+    protocols.train(config, tmp_path / "one", QUIET)
+    assert looked == [36] * 8 + [60]  # six training classes at a time; the test classes once, at the end
+    other_test_classes(monkeypatch)
+    protocols.train(config, tmp_path / "other", QUIET)
+
+    rows = [read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "other")]
+    assert without_times(rows[0]) == without_times(rows[1])
+    assert all(row["val_map_at_r"] is None and row["train_map_at_r"] is not None for row in rows[0])
+    states = [RunFolder.open(tmp_path / name).at(32).state["learner"] for name in ("one", "other")]
+    assert len(states[0]["method"]["history"]) >= 3  # the last two begun by what was measured
+    assert_same_state(*states)
+    numbers = [summary_of(tmp_path / name) for name in ("one", "other")]
+    assert numbers[0]["best_step"] == numbers[1]["best_step"] == 32
+    assert numbers[0]["test"]["map_at_r"] != numbers[1]["test"]["map_at_r"]
+
+
+def test_what_is_monitored_without_classes_held_out_is_a_sample_of_those_trained_on() -> None:
+    config = tiny_training.config("protocol.name=conventional")
+    splits = splits_of(config)
+    assert list(map(len, (splits.train, Monitor(config, splits).seen.query))) == [72, 36]
+    seen = Monitor(config, splits).seen.query.class_names
+    assert set(seen) < set(splits.train.class_names)
+    assert seen != splits.train.class_names[:6]  # neighbours in a list are often of a kind
+    backwards = splits._replace(train=splits.train.of_classes(range(11, -1, -1)))
+    assert set(Monitor(config, backwards).seen.query.class_names) == set(seen)
+    alone = torch.cat([(splits.train.labels == c).nonzero()[:1].squeeze(1) for c in range(12)])
+    few = splits._replace(train=splits.train.of_images(torch.cat([alone, torch.tensor([1])]).sort().values))
+    assert Monitor(config, few).seen.num_classes == 1  # in the others nothing could be found
+
+
+def test_pages_over_conventional_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_training.config("protocol.name=conventional", "steps=4", "threads=1", "method=plain")
+    experiment = compare.Experiment(tmp_path / "compared", base, ["c2"], ["plain"], [0, 1])
+    experiment.run(lambda config, path: protocols.train(config, path, QUIET), 1, lambda _: None)
+    assert "over the seeds 0, 1, at the last step;" in experiment.markdown()
+    page = write_comparison_report(experiment).read_text()
+    check_page(page)
+    assert "at the last step; mean" in page
+    assert "MAP@R on some of the training classes" in page
+    networks = with_settings(base, protocol__networks=2)
+    step = Learner.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train_step", lambda one: step(one) if one.step < 3 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            protocols.train(with_settings(networks, evaluation__every=2), tmp_path / "half", QUIET)
+    summary = protocols.train(networks, tmp_path / "whole", QUIET)
+    assert summary["val"]["map_at_r"] is None
+    check_page(write_run_report(RunFolder.open(tmp_path / "whole")).read_text())
+    paths = [tmp_path / "half" / "network-0", tmp_path / "whole"]
+    page = write_runs_report(paths, tmp_path / "a.html").read_text()
+    assert "<td>2 of 4</td><td>2</td><td>–</td>" in page
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "whole" / "network-0"), "--split", "val"])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "--split: expected train or test: under conventional no class was held out, got val\n"
+    )
+    again = CliRunner().invoke(app, ["--resume", str(tmp_path / "whole" / "network-0")])
+    assert again.stdout.startswith("trained  (step 4, ")
+
+
+def test_the_screen_shows_what_there_is_of_a_conventional_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_training.config("protocol.name=conventional", "steps=4", "method=plain")
+    protocols.train(config, tmp_path / "run", Display())
+    line = capsys.readouterr().out.splitlines()[-1].split()
+    assert [line[0], *line[-5:-2]] == ["4", "-", "-", "-"]
 
 
 def test_a_comparison_under_a_protocol(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import types
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_training
 import torch
+from helpers import assert_same_state
 from training_runs import QUIET, assert_same_results, check_page, tiny_data  # noqa: F401
 from typer.testing import CliRunner, Result
 
@@ -21,12 +24,13 @@ pytest.importorskip("safetensors")
 
 from ccp_fast.cli import report_command
 from ccp_fast.cli.train_command import app
-from ccp_fast.evaluation import retrieval
-from ccp_fast.training import protocols
+from ccp_fast.evaluation import normalized_mutual_information, retrieval
+from ccp_fast.training import load_model, measure, protocols
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import LOGGERS, Loggers
+from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.report import write_runs_report
 from ccp_fast.training.run_folder import RunFolder
 
@@ -137,6 +141,86 @@ def test_evaluate_on_other_classes(runs: Path) -> None:
     seen = ccp_train("evaluate", file, "--split", "train")
     assert "glyphs, train: MAP@R" in seen.stdout
     assert "(72 queries)" in seen.stdout
+
+
+def test_evaluate_at_a_step_that_was_kept(tmp_path: Path) -> None:
+    config = tiny_training.config(
+        "steps=12", "checkpoints.keep_every=4", "evaluation.nmi=false", "protocol.networks=2"
+    )
+    protocols.train(config, tmp_path / "run", QUIET)
+    rows = read_rows(tmp_path / "run" / "network-1" / "metrics.jsonl")
+    for row in rows:
+        one = ["evaluate", "run/network-1", "--split", "val", "--step", str(row["step"]), "--out", "a.json"]
+        assert ccp_train(*one).exit_code == 0
+        assert json.loads(Path("a.json").read_text())["map_at_r"] == row["val_map_at_r"]
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    together = load_model("run", step=8)
+    for network, folder in zip(together.networks, RunFolder.open(Path("run")).networks(), strict=True):
+        assert_same_state(network.state_dict(), load_model(folder, step=8).networks[0].state_dict())
+    for arguments, sentence in (
+        (["run", "--step", "5"], "step-00000005.safetensors cannot be read: No such file"),
+        (
+            ["run/network-0/best.safetensors", "--step", "4"],
+            "step: expected the folder of a run, got run/network-0",
+        ),
+    ):
+        result = ccp_train("evaluate", *arguments)
+        assert result.exit_code == 2
+        assert sentence in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(find_spec("faiss") is None, reason="pip install 'ccp-fast[faiss]'")
+def test_faiss_searches_and_clusters_where_it_is_asked_to(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str]] = []
+    real = measure.retrieval
+
+    def retrieval_seen(*arguments: Any, **options: Any) -> Any:
+        asked.append((options["backend"], options["kmeans"]))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(measure, "retrieval", retrieval_seen)
+    wanted = ["evaluation.backend=faiss", "evaluation.kmeans=faiss"]
+    found = protocols.train(tiny_training.config("steps=8", "method=plain", *wanted), tmp_path / "run", QUIET)
+    assert asked == [("faiss", "faiss")] * 5  # two evaluations of two kinds of classes, and the end
+    before = RunFolder.open(runs / "plain").summary
+    assert before is not None
+    nmi = found["test"].pop("nmi")
+    assert found["test"] == {name: value for name, value in before["test"].items() if name != "nmi"}
+    images = tiny_training.images("test")
+    vectors = load_model(tmp_path / "run").embed(images)
+    assert nmi == normalized_mutual_information(vectors, images.labels, normalize=None, kmeans="faiss")
+    asked.clear()
+    settings = [part for setting in wanted for part in ("--set", setting)]
+    result = ccp_train("evaluate", str(runs / "plain"), *settings)
+    assert f"NMI {nmi:.4f}" in result.stdout
+    assert asked == [("faiss", "faiss")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["evaluation.backend=faiss"], "evaluation.backend: faiss is not installed: pip install "),
+        (["evaluation.kmeans=faiss"], "evaluation.kmeans: faiss is not installed: pip install "),
+        (
+            ["evaluation.backend=faiss", "compute.device=cuda"],
+            "evaluation.backend: expected ccp_fast with embeddings on a GPU, ",
+        ),
+    ],
+)
+def test_a_way_to_evaluate_that_is_not_there_is_told_before_a_folder_is_made(
+    settings: list[str], sentence: str, runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}"):
+        protocols.train(tiny_training.config(*settings), tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+    if len(settings) == 1:
+        result = ccp_train("evaluate", str(runs / "plain"), "--set", *settings)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -333,8 +417,9 @@ def test_no_logger_at_all(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-def test_weights_and_biases_gets_what_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a module in its place: the real one is tried by hand, it is large."""
+@pytest.fixture
+def wandb_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What a module in place of wandb is asked: the real one is tried by hand, it is large."""
     calls: list[tuple[str, Any]] = []
     run = types.SimpleNamespace(
         define_metric=lambda *a, **k: calls.append(("define_metric", (a, k))),
@@ -345,13 +430,40 @@ def test_weights_and_biases_gets_what_it_asks_for(monkeypatch: pytest.MonkeyPatc
     module.init = lambda **options: calls.append(("init", options)) or run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    loggers = Loggers(Path("runs/a-001"), tiny_training.config("loggers=[wandb]"), 1)
+    return calls
+
+
+def test_weights_and_biases_gets_what_it_asks_for(wandb_calls: list[tuple[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "a-001").mkdir()
+    loggers = Loggers(tmp_path / "a-001", tiny_training.config("loggers=[wandb]"), 1)
     loggers.write({"step": 4, "loss": 0.5, "note": None}, "evaluation")
     loggers.close()
-    name, options = calls[0]
-    assert (name, options["mode"], options["id"], options["resume"]) == ("init", "offline", "a-001", "allow")
+    name, options = wandb_calls[0]
+    assert (name, options["mode"], options["name"], options["resume"]) == (
+        "init",
+        "offline",
+        "a-001",
+        "allow",
+    )
+    assert options["group"] is None
     assert options["config"]["steps"] == 24
-    assert calls[2:] == [("log", {"evaluation/loss": 0.5, "step": 4}), ("finish", None)]
+    assert wandb_calls[2:] == [("log", {"evaluation/loss": 0.5, "step": 4}), ("finish", None)]
+
+
+def test_weights_and_biases_tells_runs_of_one_name_apart_and_knows_one_again(
+    wandb_calls: list[tuple[str, Any]], tmp_path: Path
+) -> None:
+    config = tiny_training.config("loggers=[wandb]", "protocol.networks=2", "protocol.network=0")
+    folders = [tmp_path / whole / "network-0" for whole in ("a", "b")]
+    for folder in [*folders, folders[0]]:  # the first goes on
+        folder.mkdir(parents=True, exist_ok=True)
+        Loggers(folder, config, 1).close()
+    options = [given for name, given in wandb_calls if name == "init"]
+    assert [o["name"] for o in options] == ["a/network-0", "b/network-0", "a/network-0"]
+    assert [o["group"] for o in options] == ["a", "b", "a"]
+    ids = [o["id"] for o in options]
+    assert ids[0] == ids[2] != ids[1]
+    assert all(re.fullmatch("[0-9a-f]{16}", one) for one in ids)
 
 
 def test_without_wandb_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from training_runs import QUIET, tiny_data  # noqa: F401
 pytest.importorskip("safetensors")
 
 from ccp_fast.evaluation import retrieval
-from ccp_fast.training import trainer
+from ccp_fast.training import measure, protocols, trainer
 from ccp_fast.training.learner import Learner
+from ccp_fast.training.report import write_run_report
 from ccp_fast.training.run_folder import RunFolder
 
 
@@ -111,3 +112,20 @@ def test_a_gpu_trains_and_goes_on_where_it_was(method: str, tmp_path: Path) -> N
     again = trainer.resume(broken, QUIET)
     assert again["val"]["map_at_r"] == pytest.approx(unbroken["val"]["map_at_r"], abs=0.05)
     assert again["test"]["map_at_r"] == pytest.approx(unbroken["test"]["map_at_r"], abs=0.05)
+    write_run_report(RunFolder.open(broken))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_protocol_ends_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[str] = []
+    real = measure.retrieval
+
+    def retrieval_seen(query: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        devices.append(query.device.type)
+        return real(query, *rest, **options)
+
+    monkeypatch.setattr(measure, "retrieval", retrieval_seen)
+    settings = ["compute.device=cuda", "protocol.name=reality-check", "protocol.networks=2", "steps=4"]
+    protocols.train(tiny_training.config(*settings), tmp_path / "run", QUIET)
+    assert devices == ["cuda"] * len(devices)

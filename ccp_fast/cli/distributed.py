@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,11 +17,14 @@ import typer
 
 from ccp_fast.cli.errors import WRONG_INPUT, one_sentence
 from ccp_fast.cli.evaluate_command import shown
+from ccp_fast.cli.moved import moved_settings
 from ccp_fast.distributed import RankLost, clear_errors
+from ccp_fast.training.compare import STOPPED
 from ccp_fast.training.display import Display
 from ccp_fast.training.distributed import Spread, resume, train
 from ccp_fast.training.distributed.learner import Wrapper
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.presets import configured
 from ccp_fast.training.records import Summary
 from ccp_fast.training.report import write_run_report
@@ -77,17 +80,20 @@ def distributed(
             "seed": seed,
             "threads": threads,
         }
-        given = [sample_rate, config, settings, *flags.values()]
-        if again and any(value is not None for value in given):
-            raise UserError("--resume: a run goes on with the settings it has; give only --network beside it")
-        wanted = None if again else configured(config, settings or (), flags)
+        others = [sample_rate, config, *(value for key, value in flags.items() if key != "data.root")]
+        wanted = (
+            moved_settings(out, settings, data_root, others)
+            if again
+            else configured(config, settings or (), flags)
+        )
     with one_sentence():
         dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
         try:
-            if wanted is None:
-                summary = resume(out, wrapper, display)
+            if again:
+                outcome = _outcome(lambda: resume(out, wrapper, display, wanted))
             else:
-                summary = train(out, wanted, Spread(wrapper or "ddp", sample_rate or 1.0), display)
+                spread = Spread(wrapper or "ddp", sample_rate or 1.0)
+                outcome = _outcome(lambda: train(out, wanted, spread, display))
             with clear_errors("end"):
                 dist.barrier()  # nobody takes connections down that another still uses
         except RankLost as error:
@@ -96,9 +102,19 @@ def distributed(
             _end(WRONG_INPUT, str(error))
         gc.collect()  # workers that decode images, DDP: what has threads or processes of its own and lies in cycles
         dist.destroy_process_group()
+        if isinstance(outcome, Interrupted):
+            _end(STOPPED, str(outcome) if first else "")
         if first:
-            _report(out, summary, display)
+            _report(out, outcome, display)
         _end(0)
+
+
+def _outcome(run: Callable[[], Summary]) -> Summary | Interrupted:
+    """All ranks stop together, and part as they do at the end."""
+    try:
+        return run()
+    except Interrupted as stopped:
+        return stopped
 
 
 @contextmanager

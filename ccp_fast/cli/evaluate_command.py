@@ -16,7 +16,7 @@ from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.folds import splits_of
-from ccp_fast.training.measure import measure_model
+from ccp_fast.training.measure import check_evaluation, measure_model
 
 
 class Split(str, Enum):
@@ -39,20 +39,33 @@ def evaluate(
     ] = None,
     split: Annotated[Split, typer.Option(help="Classes to search among.")] = Split.test,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    step: Annotated[
+        int | None,
+        typer.Option(
+            help="As it was at a step whose checkpoint was kept; by default at the one that is reported."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
 ) -> None:
     """Retrieval metrics of a trained model, of all networks of a run together."""
     with one_sentence():
-        model = load_model(run, device)
+        model = load_model(run, device, step)
         config = load_config(
-            settings=settings or (), flags={"data.name": data, "data.root": data_root}, base=model.config
+            settings=settings or (),
+            flags={"data.name": data, "data.root": data_root, "compute.device": device},
+            base=model.config,
         )
+        check_evaluation(config)
         model.config = config
         if split is not Split.test and len(model.networks) > 1 and config.protocol.name == "reality-check":
             raise UserError(
                 f"--split: expected test: the networks have other training classes, got {split.value}"
             )
         images = getattr(splits_of(config), split.value)
+        if images is None:
+            raise UserError(
+                f"--split: expected train or test: under {config.protocol.name} no class was held out, got val"
+            )
         images = images if isinstance(images, EvaluationSet) else EvaluationSet(images)
         metrics = measure_model(model, images, config)
         recalls = "  ".join(f"R@{k[10:]} {v:.4f}" for k, v in metrics.items() if k.startswith("recall_at_"))

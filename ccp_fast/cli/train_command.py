@@ -13,6 +13,7 @@ from ccp_fast.cli.distributed import distributed
 from ccp_fast.cli.embed_command import embed
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.cli.evaluate_command import evaluate, shown
+from ccp_fast.cli.moved import moved_settings
 from ccp_fast.cli.plan import plan
 from ccp_fast.training import compare, protocols
 from ccp_fast.training.config import Config, explained, with_settings
@@ -85,7 +86,8 @@ def command(
         typer.Option(
             metavar="RUN|auto",
             help="Go on with an interrupted run. auto: with that in --out, or with the last one of this name in "
-            "runs/ if it has these settings and is not finished; else start.",
+            "runs/ if it has these settings and is not finished; else start. Where the data lie, data.workers, "
+            "compute.device and loggers may be others than before.",
         ),
     ] = None,
     report: Annotated[
@@ -115,10 +117,9 @@ def command(
     display = Display(quiet=quiet)
     with one_sentence():
         if resume is not None and resume != AUTO:
-            given = [loss, method, pool, data, data_root, steps, seed, threads, config, settings, out]
-            if any(value is not None for value in given):
-                raise UserError("--resume: a run goes on with the settings it has; give no others beside it")
-            _finish(resume, protocols.resume(resume, display), display)
+            others = [loss, method, pool, data, steps, seed, threads, config, out]
+            wanted = moved_settings(resume, settings, data_root, others)
+            _finish(resume, protocols.resume(resume, display, wanted), display)
             return
         if report is not None:
             display.say(f"report: {write_run_report(RunFolder.open(report))}")
@@ -171,9 +172,9 @@ def _finish(path: Path, summary: Summary, display: Display) -> None:
     took = f"{seconds['training']:.0f} s of training, {1e3 * seconds['per_step']:.1f} ms a step"
     if summary["test"] is None:
         whole = f"{path.parent} has the numbers on unseen classes once all are trained"
-        display.say(
-            f"validation: MAP@R {summary['val']['map_at_r']:.4f}  (step {best_step}, {took}); {whole}"
-        )
+        held_out = summary["val"]["map_at_r"]
+        reached = "trained" if held_out is None else f"validation: MAP@R {held_out:.4f}"
+        display.say(f"{reached}  (step {best_step}, {took}); {whole}")
         return
     if "separated" in summary:
         count = len(summary["networks"])

@@ -59,5 +59,5 @@ class Splits(NamedTuple):
     """Disjoint in their classes."""
 
     train: ImageSource
-    val: EvaluationSet
+    val: EvaluationSet | None  # None: nothing is held out
     test: EvaluationSet

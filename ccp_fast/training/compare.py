@@ -21,7 +21,7 @@ from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import to_csv
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.paired import CONFIDENCE, Paired, paired
-from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.run_folder import RunFolder, check_prolongable
 
 LARGE_BATCH = {"batch__classes": 32, "batch__samples": 4, "optimizer__schedule": "cosine"}
 
@@ -88,6 +88,11 @@ class Experiment:
             for needed in (COLUMNS[name].prolongs, COLUMNS[name].as_long_as):
                 if needed is not None and needed not in self.columns:
                     raise UserError(f"--columns: {name!r} needs {needed!r} beside it")
+            prolonged = COLUMNS[name].prolongs
+            if prolonged is not None:  # told before anything is trained
+                check_prolongable(
+                    with_settings(base, **COLUMNS[prolonged].changes), f"--columns: {prolonged!r}"
+                )
 
     def cells(self, *, timed: bool) -> list[Cell]:
         """Cells whose number of steps is fixed, or (timed) that of those that wait for others' times."""
@@ -103,6 +108,13 @@ class Experiment:
         """Final numbers of a cell, None if it is not finished."""
         folder = self.folder(cell)
         return RunFolder.open(folder).summary if folder.exists() else None
+
+    def wanted(self, cell: Cell) -> Config:
+        """Settings of a cell, the number of steps of a timed one as it has begun: it comes from measured times."""
+        config, folder = self.config(cell), self.folder(cell)
+        if COLUMNS[cell.column].as_long_as is None or not folder.exists():
+            return config
+        return with_settings(config, steps=RunFolder.open(folder).config.steps)
 
     def config(self, cell: Cell) -> Config:
         """Settings of a cell; of a timed one only once the cells it is timed by are finished."""
@@ -126,7 +138,8 @@ class Experiment:
         for timed in (False, True):
             todo = []
             for cell in self.cells(timed=timed):
-                self._check_same_settings(cell)
+                if self.folder(cell).exists():
+                    RunFolder.open(self.folder(cell)).check_same_settings(self.wanted(cell))
                 if self.summary(cell) is None:
                     todo.append(cell)
             say(
@@ -145,7 +158,7 @@ class Experiment:
         for cell in cells:
             self._prolong(cell)
         with ThreadPoolExecutor(jobs) as pool:
-            running = {pool.submit(run_cell, self.config(cell), self.folder(cell)): cell for cell in cells}
+            running = {pool.submit(run_cell, self.wanted(cell), self.folder(cell)): cell for cell in cells}
             try:
                 for finished in as_completed(running):
                     finished.result()
@@ -159,16 +172,6 @@ class Experiment:
         if first is not None and not self.folder(cell).exists():
             finished = RunFolder.open(self.folder(Cell(cell.loss, first, cell.seed)))
             RunFolder.prolong(self.folder(cell), finished, self.config(cell).steps)
-
-    def _check_same_settings(self, cell: Cell) -> None:
-        """A cell from an earlier start must be what this one asks for, but for the number of threads."""
-        folder = self.folder(cell)
-        if not folder.exists():
-            return
-        here, wanted = RunFolder.open(folder).config, self.config(cell)
-        if COLUMNS[cell.column].as_long_as is not None:  # its steps come from measured times
-            wanted = with_settings(wanted, steps=here.steps)
-        RunFolder.open(folder).check_same_settings(wanted)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per finished cell."""
@@ -226,8 +229,9 @@ class Experiment:
             texts = {loss: [str(gain or "–") for gain in of.values()] for loss, of in gains.items()}
             tables.insert(1, _markdown(f"MAP@R, difference to {titles[0]}", titles[1:], texts))
         seeds = ", ".join(map(str, self.seeds))
+        step = "step best on the validation classes" if self.base.protocol.holds_out else "last step"
         tables.append(
-            f"Mean ± standard deviation over the seeds {seeds}, at the step best on the validation classes; "
+            f"Mean ± standard deviation over the seeds {seeds}, at the {step}; "
             f"differences with their {CONFIDENCE:.0%} interval, paired by seed (Student's t).\n"
         )
         return "\n".join(tables)
@@ -265,14 +269,11 @@ def spread(values: Collection[float], digits: int = 3) -> str:
 
 def run_in_a_process(config: Config, path: Path) -> None:
     """Train one cell, or go on with it, in a process of its own: cells cannot disturb each other."""
-    command = [sys.executable, "-m", "ccp_fast.cli.train", "--quiet"]
-    if path.exists():
-        command += ["--resume", str(path)]
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.parent / f"{path.name}.yaml"
-        write_atomically(file, to_yaml(config))
-        command += ["--config", str(file), "--out", str(path)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.parent / f"{path.name}.yaml"
+    write_atomically(file, to_yaml(config))
+    command = [sys.executable, "-m", "ccp_fast.cli.train", "--quiet", "--config", str(file)]
+    command += ["--out", str(path), "--resume", "auto"]
     # The threads of scikit-learn's k-means as well.
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads or os.cpu_count() or 1)}
     result = subprocess.run(

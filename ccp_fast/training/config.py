@@ -220,19 +220,27 @@ class XbmConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Retrieval on the validation classes picks the step that is reported on the test classes."""
+    """Retrieval on the validation classes picks the step that is reported on the test classes.
+
+    `train_classes` of those trained on are measured as well; where no class is held out, these alone. After `patience`
+    evaluations without a better one a run ends, in CCP counted from the end of the warm start; null: after `steps`.
+    """
 
     every: Count = 100  # steps; a checkpoint is written at the same time
-    train_classes: Count = 200  # training classes measured beside the validation classes
+    patience: Count | None = None  # the paper of CCP has 60
+    train_classes: Count = 200  # at most
+    backend: Literal["ccp_fast", "faiss"] = "ccp_fast"  # who looks for candidates; ranks are the same bits
     nmi: bool = True  # at the end; k-means over many classes costs far more than all other metrics
+    kmeans: Literal["scikit-learn", "faiss"] = "scikit-learn"  # of NMI; faiss: faster, lower figures
 
 
 class ProtocolConfig(Section):
     """How many networks are trained on which classes, see `ccp_fast.training.protocols`.
 
     held-out: the step is reported that is best on the validation classes. conventional: trained on all training
-    classes, nothing held out; the last step is reported. reality-check: each network holds out another part of the
-    training classes and is taken at the step best on it; test classes are looked at once, after all are trained.
+    classes, nothing held out; the last step is reported, and what CCP goes by is retrieval among some of the classes
+    it trains on. reality-check: each network holds out another part of the training classes and is taken at the step
+    best on it. In all of them test classes are looked at once, after all networks are trained.
     """
 
     name: Literal["held-out", "conventional", "reality-check"] = "held-out"
@@ -243,6 +251,11 @@ class ProtocolConfig(Section):
     def count(self) -> int:
         """Of networks."""
         return self.networks or (4 if self.name == "reality-check" else 1)
+
+    @property
+    def holds_out(self) -> bool:
+        """Some of the training classes, by which a step is picked."""
+        return self.name != "conventional"
 
     @property
     def is_whole(self) -> bool:
@@ -288,6 +301,15 @@ class Config(Section):
     protocol: ProtocolConfig = ProtocolConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _patience_has_classes_to_go_by(self) -> Config:
+        if self.evaluation.patience is not None and not self.protocol.holds_out:
+            raise ValueError(
+                f"evaluation.patience: expected null under the protocol {self.protocol.name}, which holds out no class "
+                f"to go by, got {self.evaluation.patience}"
+            )
+        return self
 
 
 def load_config(
@@ -379,6 +401,23 @@ def known_keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]
     return keys
 
 
+# Where a run computes and finds its data, not what: these may be others where it goes on.
+MOVABLE = ("data.root", "data.workers", "compute.device", "loggers")
+
+
+def differing(a: Config, b: Config) -> list[str]:
+    """Dotted keys with other values."""
+    return [key for key in known_keys() if value_of(a, key) != value_of(b, key)]
+
+
+def moved(config: Config, to: Config) -> Config:
+    """A copy with the `MOVABLE` settings of another; a root that it does not name stays as it is."""
+    changes = {key.replace(".", "__"): value_of(to, key) for key in MOVABLE}
+    if to.data.root is None:
+        del changes["data__root"]
+    return with_settings(config, **changes)
+
+
 def value_of(config: Config, key: str) -> object:
     """The value of a dotted key."""
     value: object = config
@@ -439,6 +478,6 @@ def _sentence(error: ValidationError) -> str:
         return f"unknown key {key!r}{nearest(key, known_keys())}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if first["type"] == "value_error":
-        return f"{key}.{message}"
+        return f"{key}.{message}" if key else message
     hint = nearest(str(first["input"]), [*LOSS_ALIASES, *LossName.__args__]) if key == "loss.name" else ""  # type: ignore[attr-defined]
     return f"{key}: expected {message}, got {first['input']!r}{hint}"

@@ -43,7 +43,10 @@ def load_splits(config: Config) -> Splits:
 
 def checked(splits: Splits) -> Splits:
     """The same; UserError where no query could find anything."""
-    for name, images in (("validation", splits.val), ("test", splits.test)):
+    monitored = (
+        ("training", EvaluationSet(splits.train)) if splits.val is None else ("validation", splits.val)
+    )
+    for name, images in (monitored, ("test", splits.test)):
         if not _can_be_found(images):
             raise UserError(
                 f"data: expected {name} classes in which a query finds another image, got none: "

@@ -24,8 +24,8 @@ _COLUMNS = (  # 78 characters and a star: fits an 80-column terminal
     ("phase", 16, "{phase}"),
     ("loss", 9, "{loss:.4f}"),
     ("MAP@R seen", 12, "{train_map_at_r:.4f}"),
-    ("MAP@R new", 11, "{val_map_at_r:.4f}"),
-    ("P@1 new", 9, "{val_precision_at_1:.4f}"),
+    ("MAP@R new", 11, "{val_map_at_r}"),
+    ("P@1 new", 9, "{val_precision_at_1}"),
     ("spread", 8, "{spread}"),
     ("s", 6, "{seconds:.0f}"),
 )
@@ -54,7 +54,8 @@ class TrainingDisplay:
         values = {
             **row,
             "phase": phase(self._method, row["subproblem"]),
-            "spread": _number(row["proxy_spread"]),
+            "spread": _number(row["proxy_spread"], 3),
+            **{name: _number(row[name], 4) for name in ("val_map_at_r", "val_precision_at_1")},
         }
         line = "".join(form.format(**values).rjust(width) for _, width, form in _COLUMNS)
         self._console.print(f"{line} {'*' if is_best else ''}".rstrip(), highlight=False, markup=False)
@@ -102,5 +103,5 @@ def phase(method: str, subproblem: int | None) -> str:
     return "warm start" if subproblem < 0 else f"sub-problem {subproblem}"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -73,21 +73,27 @@ def export(path: Path, weights: Mapping[str, Tensor], config: Config, step: int)
     write_atomically(path, save(tensors, header))
 
 
-def load_model(path: str | Path, device: str = "cpu") -> EmbeddingModel:
+def load_model(path: str | Path, device: str = "cpu", step: int | None = None) -> EmbeddingModel:
     """The model of a run, or of a file that a run left: of an unfinished run the best so far.
 
     Of a run that trained several networks all of them, concatenated. Nothing in a file is executed.
 
+    step: of a run, as it was then, if that checkpoint is still there; None: as it is reported.
+
     Raises UserError for a path that is neither, or a damaged file.
     """
     path = Path(path)
+    if step is not None and not path.is_dir():
+        raise UserError(f"step: expected the folder of a run, got {path}")
     parts = RunFolder.open(path).networks() if path.is_dir() else [path]
-    loaded = [_network(part, device) for part in parts]
+    loaded = [_network(part, device, step) for part in parts]
     return EmbeddingModel([network for network, _ in loaded], loaded[0][1])
 
 
-def _network(path: Path, device: str) -> tuple[Network, Config]:
+def _network(path: Path, device: str, step: int | None) -> tuple[Network, Config]:
     if path.is_dir():
+        if step is not None:
+            return _at(RunFolder.open(path), step, device)
         if not (path / NAME).is_file():
             return _best_so_far(RunFolder.open(path), device)
         path = path / NAME
@@ -107,7 +113,11 @@ def _best_so_far(run: RunFolder, device: str) -> tuple[Network, Config]:
     latest = run.latest()
     if latest is None or latest.best_step is None:
         raise UserError(f"{run.path} has no network yet: it was not evaluated so far")
-    state = run.at(latest.best_step).state["learner"]
+    return _at(run, latest.best_step, device)
+
+
+def _at(run: RunFolder, step: int, device: str) -> tuple[Network, Config]:
+    state = run.at(step).state["learner"]
     return _with_weights(run.config, best_weights(state), device), run.config
 
 

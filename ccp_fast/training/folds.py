@@ -11,7 +11,7 @@ from ccp_fast.training.errors import UserError
 def splits_of(config: Config) -> Splits:
     """The splits of a run.
 
-    conventional: nothing is held out, and what is monitored are the test classes.
+    conventional: nothing is held out.
     reality-check: held out is a contiguous part of the training classes, as large as the others to one class.
     In both a data set's own validation classes take no part. UserError for too few classes.
     """
@@ -20,7 +20,7 @@ def splits_of(config: Config) -> Splits:
         return load_splits(config)
     parts = load_parts(config.data)
     if protocol.name == "conventional":
-        return checked(Splits(parts.train, parts.test, parts.test))
+        return checked(Splits(parts.train, None, parts.test))
     classes, folds = parts.train.num_classes, protocol.count
     if classes < 2 * folds:
         raise UserError(

@@ -12,16 +12,20 @@ from typing import Any
 class Interrupted(Exception):
     """The run was asked to stop and has saved itself."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, command: str = "ccp-train --resume") -> None:
         self.step = step
-        super().__init__(f"stopped and saved at step {step}; go on with: ccp-train --resume {path}")
+        super().__init__(f"stopped and saved at step {step}; go on with: {command} {path}")
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM sets `requested`; a second one acts as usual."""
+    """While entered, the first SIGINT or SIGTERM sets `requested`; a second one acts as usual.
 
-    def __init__(self) -> None:
-        self.requested = False
+    once: it does nothing. torchrun passes on to its processes what a terminal or Slurm may have sent them already, and
+    kills those that have not ended after 30 seconds.
+    """
+
+    def __init__(self, *, once: bool = False) -> None:
+        self.requested, self._once = False, once
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -38,7 +42,8 @@ class StopRequest:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._give_back()
+        if not self._once:
+            self._give_back()
 
     def _give_back(self) -> None:
         for number, handler in self._before.items():

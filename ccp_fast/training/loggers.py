@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import Row
 
 log = logging.getLogger(__name__)
@@ -52,15 +54,21 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the project `ccp-fast`, kept in RUN/wandb; sent only where WANDB_MODE says online."""
+    """A run of the project `ccp-fast`, kept in RUN/wandb; sent only where WANDB_MODE says online.
+
+    Its id is drawn once and kept in the run's folder, so that what goes on is the same run there, and runs of the same
+    name are not. The networks of a protocol are a group with the name of the whole.
+    """
 
     def __init__(self, folder: Path, config: Config, first_step: int) -> None:
         import wandb
 
+        whole = folder.parent.name if config.protocol.network is not None else None
         self._run = wandb.init(
             project="ccp-fast",
-            name=folder.name,
-            id=folder.name,
+            name=folder.name if whole is None else f"{whole}/{folder.name}",
+            group=whole,
+            id=_kept_id(folder / "wandb-id"),
             resume="allow",
             dir=str(folder),
             config=config.model_dump(mode="json"),
@@ -119,6 +127,13 @@ class Loggers:
         except Exception as error:  # whatever it is: a run of days must not end by it
             log.warning("logger %s is left out from here on: %s", name, error)
             self._loggers.pop(name, None)
+
+
+def _kept_id(file: Path) -> str:
+    """What the file holds, where there is one; else it gets 16 random hexadecimal digits."""
+    if not file.exists():
+        write_atomically(file, secrets.token_hex(8) + "\n")
+    return file.read_text(encoding="utf-8").strip()
 
 
 def _numbers(row: Row) -> dict[str, float]:

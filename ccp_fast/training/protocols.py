@@ -1,7 +1,8 @@
 """Runs of one network or of several, by one command, and what is reported of them.
 
 held-out       one network, reported at the step that is best on the validation classes.
-conventional   one network on all training classes, reported at its last step: no step is picked by what is reported.
+conventional   one network on all training classes, reported at its last step. No class is held out that could pick
+               another, and what is reported picks nothing: what CCP goes by is retrieval among training classes.
 reality-check  as many networks as folds of the training classes (4), each trained without its fold and taken at the
                step that is best on it. No number of the test classes exists before all are trained; then
                "separated", the mean over the networks, and "concatenated", their vectors one after the other
@@ -16,6 +17,7 @@ kept and the others gone on with wherever the whole was stopped.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from ccp_fast.training.datasets import load_parts
 from ccp_fast.training.display import Display
 from ccp_fast.training.export import load_model
 from ccp_fast.training.interrupt import Interrupted
-from ccp_fast.training.measure import measure_model
+from ccp_fast.training.measure import concatenated, embedded, final_metrics, measure
 from ccp_fast.training.records import Summary
 from ccp_fast.training.run_folder import RunFolder
 
@@ -46,11 +48,13 @@ def train(config: Config, path: Path, display: Display) -> Summary:
         return _train_all(whole, display)
 
 
-def resume(path: Path, display: Display) -> Summary:
-    """Go on with an interrupted run of one network or several; of a finished one, its numbers."""
+def resume(path: Path, display: Display, wanted: Config | None = None) -> Summary:
+    """Go on with an interrupted run of one network or several; of a finished one, its numbers. As `trainer.resume`."""
     whole = RunFolder.open(path)
     if not whole.config.protocol.is_whole:
-        return trainer.resume(path, display)
+        return trainer.resume(path, display, wanted)
+    if wanted is not None:
+        whole.move(wanted)
     if whole.summary is not None:
         return whole.summary
     with whole.lock():
@@ -58,11 +62,13 @@ def resume(path: Path, display: Display) -> Summary:
 
 
 def train_or_resume(config: Config, path: Path, display: Display) -> Summary:
-    """The same command to start a run and to go on with it. UserError if what is there has other settings."""
+    """The same command to start a run and to go on with it, also on another machine.
+
+    UserError if what is there has other settings.
+    """
     if not (path / "config.yaml").is_file():
         return train(config, path, display)
-    RunFolder.open(path).check_same_settings(config)
-    return resume(path, display)
+    return resume(path, display, config)
 
 
 def _config_of(config: Config, network: int) -> Config:
@@ -94,10 +100,12 @@ def _together(config: Config, summaries: list[Summary]) -> Summary:
         "method": config.method,
         "seed": config.seed,
         "steps": steps,
+        "stopped_early": any(summary.get("stopped_early", False) for summary in summaries),
         "best_step": None,  # each network has its own
-        "val": {"map_at_r": statistics.fmean(summary["val"]["map_at_r"] for summary in summaries)},
+        "val": {"map_at_r": _mean(summary["val"]["map_at_r"] for summary in summaries)},
         "networks": [
-            {key: summary[key] for key in ("seed", "best_step", "val", "seconds")} for summary in summaries
+            {key: summary[key] for key in ("seed", "steps", "best_step", "val", "seconds")}
+            for summary in summaries
         ],
         "parameters": sum(summary["parameters"] for summary in summaries),
         "seconds": {
@@ -109,12 +117,23 @@ def _together(config: Config, summaries: list[Summary]) -> Summary:
     }
 
 
+def _mean(values: Iterable[float | None]) -> float | None:
+    """None where there is none: nothing was held out."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
 def _test(whole: RunFolder) -> dict[str, Any]:
     """Metrics of the test classes: of each network, their mean, and of all together."""
-    test = load_parts(whole.config.data).test
-    each = [measure_model(load_model(folder), test, whole.config) for folder in whole.networks()]
+    config, each, parts = whole.config, [], []
+    test, metrics = load_parts(config.data).test, final_metrics(config)
+    for folder in whole.networks():
+        model = load_model(folder, config.compute.device)
+        vectors = embedded(model.embed_for_retrieval, test)
+        each.append(measure(vectors, test, metrics, model.retrieval_normalize, config))
+        parts.append(vectors.normalised(model.normalize))
     return {
-        "test": measure_model(load_model(whole.path), test, whole.config),  # concatenated
+        "test": measure(concatenated(parts), test, metrics, None, config),
         "separated": {name: statistics.fmean(one[name] for one in each) for name in each[0]},
         "test_of_each": each,
     }

@@ -11,6 +11,7 @@ from typing import Any
 
 from ccp_fast.ccp import SubProblem
 from ccp_fast.training import environment
+from ccp_fast.training.best import Best
 from ccp_fast.training.clock import PhaseClock
 from ccp_fast.training.config import Config
 from ccp_fast.training.loggers import Loggers
@@ -19,8 +20,6 @@ from ccp_fast.training.run_folder import RunFolder
 
 Summary = dict[str, Any]
 
-MONITORED = ("map_at_r", "r_precision", "precision_at_1")  # of the validation classes
-
 
 def evaluation_row(
     *,
@@ -28,53 +27,47 @@ def evaluation_row(
     subproblem: int | None,
     lr: float,
     loss: float,
-    seen: Mapping[str, float],
-    val: Mapping[str, float],
+    retrieval: Mapping[str, Any],
     proxy_spread: float | None,
     clock: PhaseClock,
 ) -> dict[str, Any]:
-    """Retrieval among validation classes and as many `seen` ones; loss: the mean since the evaluation before."""
+    """retrieval: the columns of `Monitor.measure`; loss: the mean since the evaluation before."""
     return {
         "step": step,
         "subproblem": subproblem,
         "lr": lr,
         "loss": loss,
-        "train_map_at_r": seen["map_at_r"],
-        **{f"val_{name}": val[name] for name in MONITORED},
+        **retrieval,
         "proxy_spread": proxy_spread,
         "seconds": round(clock.total, 3),
     }
-
-
-def becomes_best(config: Config, row: Row, best_metric: float) -> bool:
-    """Whether the step of an evaluation is what would be reported: where none is picked, the last one is."""
-    return config.protocol.name == "conventional" or row["val_map_at_r"] > best_metric
 
 
 def final_numbers(
     config: Config,
     clock: PhaseClock,
     *,
-    best_step: int,
-    best_metric: float,
+    step: int,
+    best: Best,
     test: Mapping[str, float] | None,
     parameters: int,
 ) -> Summary:
-    """The content of summary.json, after all steps."""
+    """The content of summary.json, after the last step."""
     training = clock.total - clock.seconds["evaluation"]
     return {
         "loss": config.loss.name,
         "method": config.method,
         "seed": config.seed,
-        "steps": config.steps,
-        "best_step": best_step,
-        "val": {"map_at_r": best_metric},
+        "steps": step,
+        "stopped_early": step < config.steps,
+        "best_step": best.step,
+        "val": {"map_at_r": best.metric if config.protocol.holds_out else None},
         "test": test,
         "parameters": parameters,
         "peak_memory_bytes": environment.peak_memory_bytes(),
         "seconds": {
             "training": training,
-            "per_step": training / config.steps,
+            "per_step": training / step,
             "evaluation": clock.seconds["evaluation"],
             "cpu": clock.cpu_seconds,
             "shares": clock.shares(),

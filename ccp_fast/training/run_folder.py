@@ -1,10 +1,12 @@
 """The folder of a run: what lies where, and the promise that nothing in it is overwritten.
 
-config.yaml          all settings, as `ccp-train --config` reads them
+config.yaml          all settings, as `ccp-train --config` reads them; those of the machine as of the last start
 environment.json     versions, processor, commit
+data.json            classes and images of each split, and a fingerprint of them
 metrics.jsonl .csv   a row per evaluation
 subproblems.jsonl .csv  a row per sub-problem of CCP
 tensorboard/         the same as events
+wandb/ wandb-id      as Weights & Biases keeps them, and under which id it knows the run
 checkpoints/         step-00004000.safetensors: the last two, and the best one of each; of `ccp-train distributed`
                      folders step-00004000 with the parts of all processes
 best.safetensors     the network at the best step, for `ccp_fast.training.load_model`
@@ -23,15 +25,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ccp_fast.data import Splits
 from ccp_fast.training import checkpoint
 from ccp_fast.training.checkpoint import Checkpoint
-from ccp_fast.training.config import Config, known_keys, load_config, to_yaml, value_of, with_settings
+from ccp_fast.training.config import (
+    MOVABLE,
+    Config,
+    differing,
+    load_config,
+    moved,
+    to_yaml,
+    value_of,
+    with_settings,
+)
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.files import remove_unfinished, sync_folder, write_atomically
+from ccp_fast.training.fingerprint import check_same_data, fingerprint
 from ccp_fast.training.lock import only_process
 from ccp_fast.training.retention import needed_steps
 
 log = logging.getLogger(__name__)
+
+RESUME_DISTRIBUTED = "torchrun ... ccp-train distributed --resume --out"
 
 
 class RunFolder:
@@ -42,8 +57,17 @@ class RunFolder:
         self.config = config
 
     @classmethod
-    def create(cls, path: Path, config: Config, environment: Mapping[str, object]) -> RunFolder:
-        """A new folder that appears complete or not at all. UserError if there is anything at `path`."""
+    def create(
+        cls,
+        path: Path,
+        config: Config,
+        environment: Mapping[str, object],
+        data: Mapping[str, object] | None = None,
+    ) -> RunFolder:
+        """A new folder that appears complete or not at all. UserError if there is anything at `path`.
+
+        data: a `fingerprint`; None for a run of several networks, of which each has its own.
+        """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} exists already: choose another folder, or go on with --resume {path}")
         try:
@@ -56,6 +80,8 @@ class RunFolder:
             (draft / "checkpoints").mkdir()
             write_atomically(draft / "config.yaml", to_yaml(config))
             write_atomically(draft / "environment.json", json.dumps(environment, indent=2) + "\n")
+            if data is not None:
+                write_atomically(draft / "data.json", json.dumps(data, indent=2) + "\n")
             draft.rename(path)  # replaces an empty folder at most
         except (OSError, CannotWrite) as error:
             shutil.rmtree(draft, ignore_errors=True)
@@ -78,13 +104,14 @@ class RunFolder:
         UserError if there is anything at `path`, or if what was done would have depended on the number of steps.
         """
         config = finished.config
-        constant = config.method == "plain" and config.optimizer.schedule == "constant"
-        if not constant or config.protocol.is_whole or steps < config.steps:
-            raise UserError(
-                f"{finished.path} cannot be prolonged: only a plain run at a constant rate, of one network, can"
-            )
+        check_prolongable(config, str(finished.path))
+        if steps < config.steps:
+            raise UserError(f"{finished.path}: expected at least its {config.steps} steps, got {steps}")
         made = cls.create(
-            path, with_settings(config, steps=steps), finished.read_json("environment.json") or {}
+            path,
+            with_settings(config, steps=steps),
+            finished.read_json("environment.json") or {},
+            finished.read_json("data.json"),
         )
         for kind in ("*.jsonl", "*.csv", "checkpoints/*"):
             for file in finished.path.glob(kind):
@@ -92,21 +119,37 @@ class RunFolder:
         return made
 
     def check_same_settings(self, wanted: Config) -> None:
-        """UserError if the run has other settings, but for the number of threads."""
-        if self.config == with_settings(wanted, threads=self.config.threads):
-            return
-        differing = [key for key in known_keys() if value_of(self.config, key) != value_of(wanted, key)]
-        key = next(key for key in differing if key != "threads")
-        raise UserError(
-            f"{self.path} was made with other settings ({key}: {value_of(self.config, key)!r} there, "
-            f"{value_of(wanted, key)!r} here): choose another folder with --out"
-        )
+        """UserError if the run has other settings, but for those of the machine."""
+        for key in differing(self.config, wanted):
+            if key not in ("threads", *MOVABLE):
+                raise UserError(
+                    f"{self.path} was made with other settings ({key}: {value_of(self.config, key)!r} there, "
+                    f"{value_of(wanted, key)!r} here): choose another folder with --out"
+                )
+
+    def move(self, wanted: Config) -> None:
+        """Go on where `wanted` says, with as many threads as before: the bits depend on these.
+
+        UserError if it has other settings.
+        """
+        self.check_same_settings(wanted)
+        config = moved(self.config, wanted)
+        if config != self.config:
+            with self.lock():
+                write_atomically(self.path / "config.yaml", to_yaml(config))
+            self.config = config
+
+    def check_same_data(self, splits: Splits) -> None:
+        """UserError if these are not the data that the run began with."""
+        began_with = self.read_json("data.json")
+        if began_with is not None:  # older runs have none
+            check_same_data(began_with, fingerprint(splits), str(self.path))
 
     def check_trained_by(self, *, processes: bool) -> None:
         """UserError if it is `ccp-train distributed` that goes on with this run, and that is not asked for; or not."""
         made = (self.read_json("environment.json") or {}).get("distributed") is not None
         if made != processes:
-            command = "torchrun ... ccp-train distributed --resume --out" if made else "ccp-train --resume"
+            command = RESUME_DISTRIBUTED if made else "ccp-train --resume"
             raise UserError(
                 f"{self.path}: expected another command to go on with this run: {command} {self.path}"
             )
@@ -216,6 +259,16 @@ class RunFolder:
         return self.read_json("summary.json")
 
 
+def check_prolongable(config: Config, name: str) -> None:
+    """UserError, about what is called `name`, if a run of more steps would have done something else from the start."""
+    constant = config.method == "plain" and config.optimizer.schedule == "constant"
+    if not constant or config.protocol.is_whole or config.evaluation.patience is not None:
+        raise UserError(
+            f"{name} cannot be prolonged: only a plain run at a constant rate, of one network and without "
+            "evaluation.patience, can"
+        )
+
+
 def numbered(parent: Path, name: str) -> Path:
     """`parent/name-001`, or the first number behind all that exist."""
     taken = [
@@ -227,11 +280,14 @@ def numbered(parent: Path, name: str) -> Path:
 
 
 def last_unfinished(parent: Path, config: Config, name: str) -> Path | None:
-    """The last of the folders `numbered` made that has these settings and no final numbers."""
+    """The last of the folders `numbered` made that has these settings, on any machine, and no final numbers."""
+    may_differ = {"threads", *MOVABLE} - {
+        "data.root"
+    }  # nobody named the run: another root may hold other data
     for path in sorted(parent.glob(f"{name}-*"), reverse=True):
         if (path / "config.yaml").is_file():
             run = RunFolder.open(path)
-            if run.summary is None and run.config == with_settings(config, threads=run.config.threads):
+            if run.summary is None and may_differ.issuperset(differing(run.config, config)):
                 return path
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,20 @@ import torch
 
 from ccp_fast.data import EvaluationSet, Splits
 from ccp_fast.training import environment
+from ccp_fast.training.best import Best
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.export import NAME, export
+from ccp_fast.training.fingerprint import fingerprint
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted, StopRequest
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import check_loggers
-from ccp_fast.training.measure import final_metrics, measure, recall_at
-from ccp_fast.training.records import MONITORED, Records, Summary, becomes_best, evaluation_row, final_numbers
+from ccp_fast.training.measure import check_evaluation, embedded, final_metrics, measure
+from ccp_fast.training.monitor import Monitor, monitored
+from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
 
 
@@ -31,7 +33,7 @@ def train(config: Config, path: Path, display: Display) -> Summary:
     """
     config = with_settings(config, threads=config.threads or torch.get_num_threads())
     splits = checked_splits(config)
-    run = RunFolder.create(path, config, environment.describe(config.threads or 1))
+    run = RunFolder.create(path, config, environment.describe(config.threads or 1), fingerprint(splits))
     with run.lock():
         return Trainer(run, splits, display).run_to_the_end()
 
@@ -39,21 +41,29 @@ def train(config: Config, path: Path, display: Display) -> Summary:
 def checked_splits(config: Config) -> Splits:
     """The splits of a run; what is wrong with its settings shows here, before a folder is made. UserError."""
     check_loggers(config)
+    check_evaluation(config)
     splits = splits_of(config)
     Learner(config, splits.train)
     return splits
 
 
-def resume(path: Path, display: Display) -> Summary:
-    """Go on with an interrupted run, to the same bits as an unbroken one; of a finished one, its numbers."""
+def resume(path: Path, display: Display, wanted: Config | None = None) -> Summary:
+    """Go on with an interrupted run, to the same bits as an unbroken one; of a finished one, its numbers.
+
+    wanted: the same settings, but for those of the machine it goes on on. UserError for others, or for other data.
+    """
     run = RunFolder.open(path)
+    if wanted is not None:
+        run.move(wanted)
     finished = run.summary
     if finished is not None:
         return finished
     run.check_trained_by(processes=False)
+    check_evaluation(run.config)
     with run.lock():
-        saved = run.latest()
-        trainer = Trainer(run, splits_of(run.config), display, pretrained=saved is None)
+        saved, splits = run.latest(), splits_of(run.config)
+        run.check_same_data(splits)
+        trainer = Trainer(run, splits, display, pretrained=saved is None)
         if saved is not None:
             trainer.restore(saved)
         return trainer.run_to_the_end()
@@ -70,31 +80,30 @@ def set_up_torch(config: Config) -> None:
 
 
 class Trainer:
-    """A run in a folder. All state that training depends on is in the learner and the four numbers below."""
+    """A run in a folder. All state that training depends on is in the learner, `best` and the two numbers below."""
 
     def __init__(self, run: RunFolder, splits: Splits, display: Display, *, pretrained: bool = True) -> None:
         self.run, self.config, self.splits, self.display = run, run.config, splits, display
         set_up_torch(self.config)
         self.learner = Learner(self.config, splits.train, pretrained=pretrained)
-        seen = range(min(self.config.evaluation.train_classes, splits.train.num_classes))
-        self.seen_train = EvaluationSet(splits.train.of_classes(seen))
-        self.best_step: int | None = None
-        self.best_metric = -math.inf
+        self.monitor = Monitor(self.config, splits)
+        self.best = Best()
         self.loss_sum, self.loss_count = 0.0, 0  # since the last evaluation
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint: what was logged or saved after it is dropped."""
         self.learner.load_state_dict(saved.state["learner"])
-        self.best_step, self.best_metric = saved.best_step, saved.state["best_metric"]
+        # "stale" is not in older checkpoints, whose runs did not end early.
+        self.best = Best(saved.best_step, saved.state["best_metric"], saved.state.get("stale", 0))
         self.loss_sum, self.loss_count = saved.state["loss_sum"], saved.state["loss_count"]
         self.run.forget_after(saved.step)
 
     def run_to_the_end(self) -> Summary:
-        """Train the steps that are left, evaluate, report."""
+        """Train the steps that are left, or until there was no better one for too long; evaluate, report."""
         records = Records(self.run, self.learner.step)
         try:
             with StopRequest() as stop, self.display.training(self.config, self.learner.step) as progress:
-                while self.learner.step < self.config.steps:
+                while self.learner.step < self.config.steps and not self.best.ends(self.config):
                     if stop.requested:
                         self._save()
                         raise Interrupted(self.run.path, self.learner.step)
@@ -106,7 +115,7 @@ class Trainer:
                         row = self._evaluate()
                         records.evaluation(row)
                         self._save()
-                        progress.row(row, is_best=self.best_step == self.learner.step)
+                        progress.row(row, is_best=self.best.step == self.learner.step)
             return self._finish()
         except CannotWrite as error:
             last = self.run.last_saved()
@@ -119,49 +128,48 @@ class Trainer:
         return self.learner.step % self.config.evaluation.every == 0 or self.learner.step == self.config.steps
 
     def _evaluate(self) -> dict[str, Any]:
-        """Retrieval among the validation classes, and among as many training classes beside them."""
+        """A row, which the method and the choice of the best step hear of."""
         with self.learner.clock("evaluation"):
-            val = self._retrieval(self.splits.val, MONITORED)
-            seen = self._retrieval(self.seen_train, ("map_at_r",))
+            retrieval = self.monitor.measure(self._retrieval)
         method = self.learner.method
         row = evaluation_row(
             step=self.learner.step,
             subproblem=method.subproblem,
             lr=self.learner.optimizer.param_groups[0]["lr"],
             loss=self.loss_sum / self.loss_count,
-            seen=seen,
-            val=val,
+            retrieval=retrieval,
             proxy_spread=method.proxy_spread,
             clock=self.learner.clock,
         )
-        if becomes_best(self.config, row, self.best_metric):
-            self.best_step, self.best_metric = self.learner.step, row["val_map_at_r"]
-        method.after_evaluation(row["val_map_at_r"])
+        self.best = self.best.after(row, self.config)
+        method.after_evaluation(monitored(row))
         self.loss_sum, self.loss_count = 0.0, 0
         return row
 
     def _save(self) -> None:
         state = {
             "learner": self.learner.state_dict(),
-            "best_metric": self.best_metric,
+            "best_metric": self.best.metric,
+            "stale": self.best.stale,
             "loss_sum": self.loss_sum,
             "loss_count": self.loss_count,
         }
-        self.run.save(Checkpoint(self.learner.step, self.best_step, state))
+        self.run.save(Checkpoint(self.learner.step, self.best.step, state))
 
     def _finish(self) -> Summary:
-        """Numbers on the test classes, at the step that was best on the validation classes."""
-        assert self.best_step is not None  # the last step is always evaluated
-        self.learner.load_weights(self.run.at(self.best_step).state["learner"])
+        """Numbers on the test classes, at the step that was best on the validation classes; without any, the last."""
+        assert self.best.step is not None  # the last step is always evaluated
+        step = self.learner.step
+        self.learner.load_weights(self.run.at(self.best.step).state["learner"])
         summary = final_numbers(
             self.config,
             self.learner.clock,
-            best_step=self.best_step,
-            best_metric=self.best_metric,
+            step=step,
+            best=self.best,
             test=self._test(),
             parameters=sum(p.numel() for p in self.learner.model.parameters()),
         )
-        export(self.run.path / NAME, self.learner.network.state_dict(), self.config, self.best_step)
+        export(self.run.path / NAME, self.learner.network.state_dict(), self.config, self.best.step)
         self.run.write_json("summary.json", summary)
         return summary
 
@@ -173,5 +181,5 @@ class Trainer:
 
     def _retrieval(self, images: EvaluationSet, metrics: tuple[str, ...]) -> dict[str, float]:
         """With distances between vectors as the loss sees them."""
-        normalize, ks = self.learner.method.normalize, recall_at(self.config)
-        return measure(self.learner.embed, images, metrics, normalize, ks)
+        vectors = embedded(self.learner.embed, images)
+        return measure(vectors, images, metrics, self.learner.method.normalize, self.config)

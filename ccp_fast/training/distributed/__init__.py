@@ -9,6 +9,7 @@ which all see and which is that of any other run.
 `checkpoints`  which of them stay
 `subproblems`  what is known of CCP's proxies over all processes
 `together`     errors that all processes hear of
+`stop`         Ctrl-C, of which they hear too
 `trainer`      the loop
 """
 

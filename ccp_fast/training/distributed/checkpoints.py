@@ -25,7 +25,7 @@ class Checkpoints:
         every = self._every()
         return every[-1] if every else None
 
-    def prune(self, bests: Iterable[int]) -> None:
+    def prune(self, bests: Iterable[int | None]) -> None:
         """Delete what nothing needs any more, on one rank; bests: the best step that each of the newest names."""
         folders = {_step_of(path): path for path in self._every()}
         for step in folders.keys() - needed_steps(list(folders), bests, self._config):

@@ -177,8 +177,16 @@ class DistributedLearner:
         gallery, gallery_labels = (
             (None, None) if images.gallery is None else self._embed_share(images.gallery)
         )
-        normalize, ks = self.loss.normalize, recall_at(self.config)
-        return retrieval(query, labels, gallery, gallery_labels, metrics, ks=ks, normalize=normalize)
+        return retrieval(
+            query,
+            labels,
+            gallery,
+            gallery_labels,
+            metrics,
+            ks=recall_at(self.config),
+            normalize=self.loss.normalize,
+            kmeans=self.config.evaluation.kmeans,
+        )
 
     def _embed_share(self, images: ImageSource) -> tuple[Tensor, Tensor]:
         """Consecutive images, so that those of all ranks are in the order of the source."""

@@ -16,6 +16,7 @@ def check_settings(config: Config, processes: int) -> None:
         ("ccp.pool", config.ccp.pool, ("fresh",)),
         ("compute.device", config.compute.device, ("cpu",)),
         ("compute.compile", config.compute.compile, (False,)),
+        ("evaluation.backend", config.evaluation.backend, ("ccp_fast",)),
         ("optimizer.proxy_warm_up", warm_up, (0.0,)),
         ("optimizer.clip_norm", config.optimizer.clip_norm, (None,)),
         ("optimizer.ema_decay", config.optimizer.ema_decay, (None,)),

@@ -10,21 +10,26 @@ from typing import Any, NamedTuple, cast
 import torch
 import torch.distributed as dist
 
-from ccp_fast.data import DataFileError, EvaluationSet, Splits
+from ccp_fast.data import DataFileError, Splits
 from ccp_fast.distributed import clear_errors
 from ccp_fast.training import environment
+from ccp_fast.training.best import Best
 from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.display import Display, TrainingDisplay
 from ccp_fast.training.distributed.checkpoints import Checkpoints
 from ccp_fast.training.distributed.learner import DistributedLearner, Wrapper
+from ccp_fast.training.distributed.stop import AgreedStop, agreed_stop
 from ccp_fast.training.distributed.together import agreed
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.export import NAME, export
+from ccp_fast.training.fingerprint import fingerprint
 from ccp_fast.training.folds import splits_of
+from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.loggers import check_loggers
-from ccp_fast.training.measure import final_metrics
-from ccp_fast.training.records import MONITORED, Records, Summary, becomes_best, evaluation_row, final_numbers
-from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.measure import check_evaluation, final_metrics
+from ccp_fast.training.monitor import Monitor, monitored
+from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
+from ccp_fast.training.run_folder import RESUME_DISTRIBUTED, RunFolder
 from ccp_fast.training.trainer import set_up_torch
 
 
@@ -39,7 +44,7 @@ def train(path: Path, config: Config, spread: Spread, display: Display) -> Summa
     """Train from the start into a new folder; returns the final numbers.
 
     On every rank of an initialised process group. Raises UserError, its sentence empty where another rank says it,
-    and RankLost.
+    RankLost, and on all ranks Interrupted after Ctrl-C.
     """
     config = with_settings(config, threads=config.threads or torch.get_num_threads())
     splits, learner = _prepare(config, spread, pretrained=True)
@@ -47,24 +52,27 @@ def train(path: Path, config: Config, spread: Spread, display: Display) -> Summa
     def create() -> None:
         if dist.get_rank() == 0:
             made = environment.describe(config.threads or 1) | {"distributed": _described(spread)}
-            RunFolder.create(path, config, made)
+            RunFolder.create(path, config, made, fingerprint(splits))
 
     agreed(create)
     return _run(agreed(lambda: RunFolder.open(path)), splits, learner, spread, display)
 
 
-def resume(path: Path, network: Wrapper | None, display: Display) -> Summary:
+def resume(path: Path, network: Wrapper | None, display: Display, wanted: Config) -> Summary:
     """Go on with a run, with any number of processes; of a finished one, its numbers.
 
-    network: how it is wrapped from now on; None: as before. Raises as `train`.
+    network: how it is wrapped from now on; None: as before. wanted: its settings, but for those of the machine.
+    Raises as `train`.
     """
 
-    def opened() -> RunFolder:
+    def moved() -> None:
         run = RunFolder.open(path)
         run.check_trained_by(processes=True)
-        return run
+        if dist.get_rank() == 0:
+            run.move(wanted)
 
-    run = agreed(opened)
+    agreed(moved)
+    run = agreed(lambda: RunFolder.open(path))
     finished = agreed(lambda: run.summary)
     if finished is not None:
         return finished
@@ -72,6 +80,7 @@ def resume(path: Path, network: Wrapper | None, display: Display) -> Summary:
     spread = Spread(network or made["network"], made["sample_rate"])
     latest = Checkpoints(run.path, run.config.checkpoints).latest()
     splits, learner = _prepare(run.config, spread, pretrained=latest is None)
+    agreed(lambda: run.check_same_data(splits))
     return _run(run, splits, learner, spread, display)
 
 
@@ -84,6 +93,7 @@ def _prepare(config: Config, spread: Spread, *, pretrained: bool) -> tuple[Split
 
     def prepared() -> tuple[Splits, DistributedLearner]:
         check_loggers(config)
+        check_evaluation(config)
         set_up_torch(config)
         splits = splits_of(config)
         learner = DistributedLearner(config, splits.train, spread.sample_rate, pretrained=pretrained)
@@ -121,9 +131,32 @@ class _Progress(NamedTuple):
     """What a checkpoint says of a run."""
 
     step: int = 0
-    best_step: int | None = None
-    best_metric: float = -1.0
-    bests: tuple[int, ...] = ()  # the best step as of each of the newest checkpoints, this one the last
+    best: Best = Best()
+    bests: tuple[
+        int | None, ...
+    ] = ()  # the best step as of each of the newest checkpoints, this one the last
+    loss_sum: float = 0.0  # since the last evaluation
+    loss_count: int = 0
+
+    def numbers(self) -> dict[str, Any]:
+        """As they are written."""
+        best = self.best
+        return {
+            "step": self.step,
+            "best_step": best.step,
+            "best_metric": best.metric,
+            "stale": best.stale,
+            "bests": list(self.bests),
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+        }
+
+    @classmethod
+    def of(cls, numbers: dict[str, Any]) -> _Progress:
+        """As they were written; older ones are of evaluations, and of runs that did not end early."""
+        best = Best(numbers["best_step"], numbers["best_metric"], numbers.get("stale", 0))
+        loss = numbers.get("loss_sum", 0.0), numbers.get("loss_count", 0)
+        return cls(numbers["step"], best, tuple(numbers["bests"]), *loss)
 
 
 class DistributedTrainer:
@@ -134,72 +167,79 @@ class DistributedTrainer:
     ) -> None:
         self.run, self.config, self.splits, self.learner = run, run.config, splits, learner
         self.spread, self.display = spread, display
-        seen = range(min(self.config.evaluation.train_classes, splits.train.num_classes))
-        self.seen_train = EvaluationSet(splits.train.of_classes(seen))
+        self.monitor = Monitor(self.config, splits)
         self.checkpoints = Checkpoints(run.path, self.config.checkpoints)
         self.progress = _Progress()
         latest = self.checkpoints.latest()
         if latest is not None:
             numbers = learner.load(latest)
-            learner.clock.load_state_dict(numbers.pop("clock"))
-            self.progress = _Progress(**numbers | {"bests": tuple(numbers["bests"])})
+            learner.clock.load_state_dict(numbers["clock"])
+            self.progress = _Progress.of(numbers)
 
     def run_to_the_end(self) -> Summary:
-        """Train the steps that are left, evaluate, write the final numbers."""
+        """Train the steps that are left, or until there was no better one for too long; write the final numbers."""
         with ExitStack() as stack:
             logs = (
                 _Logs(stack, self.run, self.display, self.progress.step) if self.learner.rank == 0 else None
             )
-            self._train(logs)
+            self._train(logs, stack.enter_context(agreed_stop()))
         return self._finish()
 
-    def _train(self, logs: _Logs | None) -> None:
-        total, count = 0.0, 0
-        for step in range(self.progress.step, self.config.steps):
-            loss = self.learner.train_step(step)
-            total, count = total + loss, count + 1
-            self.progress = self.progress._replace(step=step + 1)
+    def _train(self, logs: _Logs | None, stop: AgreedStop) -> None:
+        while self.progress.step < self.config.steps and not self.progress.best.ends(self.config):
+            loss = self.learner.train_step(self.progress.step)
+            p = self.progress
+            self.progress = p._replace(
+                step=p.step + 1, loss_sum=p.loss_sum + loss, loss_count=p.loss_count + 1
+            )
             if logs is not None:
-                logs.shown.step(step + 1, loss)
-            if self.progress.step % self.config.evaluation.every and self.progress.step != self.config.steps:
-                continue
-            row = self._evaluate(total / count)
-            if logs is not None:
-                logs.write(row, self.learner, is_best=self.progress.best_step == self.progress.step)
-            self._save()
-            total, count = 0.0, 0
+                logs.shown.step(self.progress.step, loss)
+            stopped = stop.behind_a_step()
+            if self._evaluation_is_due():
+                row = self._evaluate()
+                if logs is not None:
+                    logs.write(row, self.learner, is_best=self.progress.best.step == self.progress.step)
+                self._save()
+            elif stopped:
+                self.learner.agree_on_buffers()
+                self._save()
+            if stopped:
+                stop.close()
+                raise Interrupted(self.run.path, self.progress.step, RESUME_DISTRIBUTED)
 
-    def _evaluate(self, loss: float) -> dict[str, Any]:
+    def _evaluation_is_due(self) -> bool:
+        step = self.progress.step
+        return step % self.config.evaluation.every == 0 or step == self.config.steps
+
+    def _evaluate(self) -> dict[str, Any]:
         """The row of `ccp_fast.training.trainer`, with the retrieval of all ranks."""
         learner = self.learner
         with learner.clock("evaluation"):
             learner.agree_on_buffers()
-            val = learner.evaluate(self.splits.val, MONITORED)
-            seen = learner.evaluate(self.seen_train, ("map_at_r",))
+            retrieval = self.monitor.measure(learner.evaluate)
         row = evaluation_row(
             step=self.progress.step,
             subproblem=None if learner.ccp is None else learner.ccp.subproblem,
             lr=learner.lr,
-            loss=loss,
-            seen=seen,
-            val=val,
+            loss=self.progress.loss_sum / self.progress.loss_count,
+            retrieval=retrieval,
             proxy_spread=learner.proxy_spread,
             clock=learner.clock,
         )
-        if becomes_best(self.config, row, self.progress.best_metric):
-            self.progress = self.progress._replace(best_step=self.progress.step, best_metric=val["map_at_r"])
+        best = self.progress.best.after(row, self.config)
+        self.progress = self.progress._replace(best=best, loss_sum=0.0, loss_count=0)
         if learner.ccp is not None:
-            learner.ccp.update(val["map_at_r"])
+            learner.ccp.update(monitored(row))
         return row
 
     def _save(self) -> None:
         """A checkpoint, and of the best step so far the network as `load_model` reads it."""
-        step, best = self.progress.step, cast(int, self.progress.best_step)  # evaluated just now
+        step, best = self.progress.step, self.progress.best.step
         bests = (*self.progress.bests, best)[-self.config.checkpoints.keep :]
         self.progress = self.progress._replace(bests=bests)
         clock = [self.learner.clock.state_dict()]
         dist.broadcast_object_list(clock, src=0)  # all ranks write the same numbers
-        self.learner.save(self.checkpoints.at(step), {**self.progress._asdict(), "clock": clock[0]})
+        self.learner.save(self.checkpoints.at(step), {**self.progress.numbers(), "clock": clock[0]})
         if best == step:
             self._export()
         if self.learner.rank == 0:
@@ -208,18 +248,18 @@ class DistributedTrainer:
     def _export(self) -> None:
         weights = self.learner.weights()
         if self.learner.rank == 0:
-            export(self.run.path / NAME, weights, self.config, cast(int, self.progress.best_step))
+            export(self.run.path / NAME, weights, self.config, cast(int, self.progress.best.step))
 
     def _finish(self) -> Summary:
-        """Numbers on the test classes, at the step that was best on the validation classes."""
-        best = cast(int, self.progress.best_step)  # the last step is always evaluated
-        self.learner.load(self.checkpoints.at(best))
+        """Numbers on the test classes, at the step that was best on the validation classes; without any, the last."""
+        best = self.progress.best
+        self.learner.load(self.checkpoints.at(cast(int, best.step)))  # the last step is always evaluated
         self._export()  # also where the run was stopped between a checkpoint and its network
         summary = final_numbers(
             self.config,
             self.learner.clock,
-            best_step=best,
-            best_metric=self.progress.best_metric,
+            step=self.progress.step,
+            best=best,
             test=self.learner.evaluate(self.splits.test, final_metrics(self.config)),
             parameters=self.learner.parameters,
         ) | _described(self.spread)

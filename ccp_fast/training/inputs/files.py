@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -236,3 +237,7 @@ def loader(
 
 def _leave_ctrl_c_to_the_trainer(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if (
+        dist.is_available() and dist.is_initialized()
+    ):  # torchrun sends it to its processes and to all that these began
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

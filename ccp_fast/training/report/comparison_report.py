@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from ccp_fast.training.compare import COLUMNS, Cell, Experiment, spread
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.metrics import Row, read_rows
+from ccp_fast.training.monitor import monitored
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.paired import CONFIDENCE
 from ccp_fast.training.report.page import render
@@ -104,7 +105,7 @@ def _dots(experiment: Experiment) -> Markup:
 
 
 def _curves(experiment: Experiment, loss: str) -> Markup:
-    """MAP@R on the validation classes over the steps, the mean over the seeds and their range."""
+    """MAP@R on the classes that are monitored over the steps, the mean over the seeds and their range."""
     with drawing(f"curves-{loss}") as d:
         draw_curves(d.axes[0], experiment, loss)
         d.axes[0].legend(loc="lower right")
@@ -133,6 +134,6 @@ def draw_curves(ax: Axes, experiment: Experiment, loss: str) -> None:
 
 def _aligned(runs: list[list[Row]]) -> tuple[list[int], list[list[float]]]:
     """The steps that all seeds have, and the values of the seeds at each."""
-    by_step = [{row["step"]: row["val_map_at_r"] for row in rows} for rows in runs]
+    by_step = [{row["step"]: monitored(row) for row in rows} for rows in runs]
     steps = sorted(set.intersection(*(set(values) for values in by_step)))
     return steps, [[values[step] for values in by_step] for step in steps]

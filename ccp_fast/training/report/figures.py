@@ -13,26 +13,21 @@ from ccp_fast.training.report.svg import ACCENT, FAINT, SECOND, THIRD, drawing
 
 
 def retrieval_curve(rows: list[Row], subproblems: list[Row], best_step: int) -> Markup:
-    """MAP@R of training and of new classes over the steps."""
+    """MAP@R over the steps: of training classes, and of new ones with the best step marked where some were held out."""
     with drawing("map-at-r") as d:
         ax = d.axes[0]
         _phases(ax, subproblems)
         ax.plot(_column(rows, "step"), _column(rows, "train_map_at_r"), color=FAINT, label="training classes")
-        ax.plot(
-            _column(rows, "step"),
-            _column(rows, "val_map_at_r"),
-            color=ACCENT,
-            label="validation classes, never trained on",
-        )
-        best = next(row for row in rows if row["step"] == best_step)
-        ax.plot([best_step], [best["val_map_at_r"]], "o", color=ACCENT, markersize=7)
-        ax.annotate(
-            f"{best['val_map_at_r']:.3f}",
-            (best_step, best["val_map_at_r"]),
-            (0, 7),
-            textcoords="offset points",
-            ha="center",
-        )
+        best = next(row["val_map_at_r"] for row in rows if row["step"] == best_step)
+        if best is not None:
+            ax.plot(
+                _column(rows, "step"),
+                _column(rows, "val_map_at_r"),
+                color=ACCENT,
+                label="validation classes, never trained on",
+            )
+            ax.plot([best_step], [best], "o", color=ACCENT, markersize=7)
+            ax.annotate(f"{best:.3f}", (best_step, best), (0, 7), textcoords="offset points", ha="center")
         ax.margins(y=0.12)
         ax.set(title="MAP@R", xlabel="step")
         ax.legend(loc="lower right")

@@ -10,6 +10,7 @@ from torch import Tensor
 from ccp_fast.data import EvaluationSet, ImageSource
 from ccp_fast.evaluation import nearest, retrieval_per_query
 from ccp_fast.functional import Normalize
+from ccp_fast.training.measure import Vectors
 from ccp_fast.training.report.images import thumbnail
 
 MOST_SHOWN = 12  # neighbours of a query
@@ -42,8 +43,7 @@ class Gallery:
 
 
 def make_gallery(
-    query: Tensor,
-    gallery: Tensor | None,
+    vectors: Vectors,
     images: EvaluationSet,
     normalize: Normalize,
     *,
@@ -55,11 +55,17 @@ def make_gallery(
 
     Beside each are as many neighbours as the largest class can give, and 12 at most.
     """
+    query, gallery = vectors
     labels, searched = images.query.labels, images.searched
     alone = gallery is None  # then a query is among what it is searched in, and leaves out itself
     precision = retrieval_per_query(
-        query, labels, gallery, None if alone else searched.labels, ["map_at_r"], normalize=normalize
-    )["map_at_r"]
+        query,
+        labels.to(query.device),
+        gallery,
+        None if alone else searched.labels.to(query.device),
+        ["map_at_r"],
+        normalize=normalize,
+    )["map_at_r"].cpu()
     shown = min(MOST_SHOWN, int(searched.labels.bincount().max()) - alone)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
     asking = [i for i in order if not precision[i].isnan()]

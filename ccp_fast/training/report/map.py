@@ -35,7 +35,7 @@ def make_map(embeddings: Tensor, images: ImageSource, *, classes: int = 24, seed
     rows = torch.cat(
         [(images.labels == c).nonzero().squeeze(1)[:MOST_PER_CLASS] for c in chosen.sort().values]
     )
-    points = _plane(unit(embeddings[rows]), seed)
+    points = _plane(unit(embeddings[rows.to(embeddings.device)]).cpu(), seed)
     colours = dict(zip(chosen.tolist(), hues(len(chosen)), strict=True))
     marks = []
     for row, (x, y) in zip(rows.tolist(), points.tolist(), strict=True):

@@ -11,6 +11,7 @@ from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
 from ccp_fast.training.files import write_atomically
 from ccp_fast.training.folds import splits_of
+from ccp_fast.training.measure import embedded
 from ccp_fast.training.methods import title
 from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.report import figures
@@ -61,9 +62,8 @@ def write_run_report(run: RunFolder) -> Path:
     if run.config.protocol.is_whole:
         return write_runs_report(run.networks(), run.path / "report.html", whole=run)
     splits = splits_of(run.config)
-    model = load_model(run.path)
-    query = model.embed_for_retrieval(splits.test.query)
-    gallery = None if splits.test.gallery is None else model.embed_for_retrieval(splits.test.gallery)
+    model = load_model(run.path, run.config.compute.device)
+    vectors = embedded(model.embed_for_retrieval, splits.test)
     rows, subproblems = read_rows(run.path / "metrics.jsonl"), read_rows(run.path / "subproblems.jsonl")
     curves = [
         figures.retrieval_curve(rows, subproblems, summary["best_step"]),
@@ -79,13 +79,13 @@ def write_run_report(run: RunFolder) -> Path:
         config=run.config,
         counts={
             "train": splits.train.num_classes,
-            "val": splits.val.num_classes,
+            "val": 0 if splits.val is None else splits.val.num_classes,
             "test": splits.test.num_classes,
         },
         searched=len(splits.test.searched),
         curves=[curve for curve in curves if curve],
-        gallery=make_gallery(query, gallery, splits.test, model.retrieval_normalize),
-        marks=make_map(query, splits.test.query),
+        gallery=make_gallery(vectors, splits.test, model.retrieval_normalize),
+        marks=make_map(vectors.query, splits.test.query),
         map_size=(WIDTH, HEIGHT, GLYPH),
         shares=_shares(summary["seconds"]),
         settings=_settings(run.config),

@@ -96,10 +96,12 @@ def _line(name: str, run: RunFolder) -> Line:
     summary = run.summary
     if summary is None:
         rows = read_rows(run.path / "metrics.jsonl")
-        best = max(rows, key=lambda row: row["val_map_at_r"], default={"step": None, "val_map_at_r": None})
-        done = rows[-1]["step"] if rows else 0
+        last: Row = rows[-1] if rows else {"step": 0, "val_map_at_r": None}
+        held_out = [row for row in rows if row["val_map_at_r"] is not None]
+        best = max(held_out, key=lambda row: row["val_map_at_r"], default=last)
+        done = last["step"]
         steps = f"{done:,} of {run.config.steps:,}"
-        return Line(name, title(run.config), steps, best["step"], best["val_map_at_r"], {}, None)
+        return Line(name, title(run.config), steps, best["step"] or None, best["val_map_at_r"], {}, None)
     return Line(
         name,
         title(run.config),
@@ -132,4 +134,6 @@ def _curve(key: str, text: str, names: Sequence[str], runs: Sequence[RunFolder])
 
 
 def _column(rows: Sequence[Row], key: str) -> tuple[list[int], list[float]]:
-    return [row["step"] for row in rows], [row[key] for row in rows]
+    """Without steps of which it is not known: of classes held out where there are none."""
+    known = [row for row in rows if row[key] is not None]
+    return [row["step"] for row in known], [row[key] for row in known]
