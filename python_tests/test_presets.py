@@ -60,7 +60,8 @@ def test_a_data_set_is_trained_as_published(
     assert (c.optimizer.lr, c.optimizer.betas, c.optimizer.weight_decay) == (1e-5, (0.9, 0.99), 1e-4)
     assert (c.ccp.proxies_per_class, c.ccp.pool_size, c.ccp.lam) == (picks, pool, 2e-4)
     assert (c.ccp.project_every, c.ccp.patience, c.ccp.warm_start, c.ccp.min_delta) == (None, 3, 0, 1e-5)
-    assert c.evaluation.every == every
+    assert (c.evaluation.every, c.evaluation.patience) == (every, 60)
+    assert of(name, "protocol.name=conventional").evaluation.patience is None
     assert c.loss.given_options == dict(zip(("pos_margin", "neg_margin"), margins, strict=True))
 
 

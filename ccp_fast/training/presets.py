@@ -23,9 +23,16 @@ def configured(
     Raises UserError for a file that cannot be read, an unknown key or a bad value.
     """
     given = given_values(file, settings, flags)
-    data = given.get("data")
-    name = data.get("name") if isinstance(data, Mapping) else None
-    return make_config(merged(preset(str(name)), given), "" if file is None else f"{file}: ")
+    base = preset(_name(given, "data"))
+    if base and _name(given, "protocol") == "conventional":  # no class is held out that patience could go by
+        base = merged(base, {"evaluation": {"patience": None}})
+    return make_config(merged(base, given), "" if file is None else f"{file}: ")
+
+
+def _name(given: Mapping[str, Any], section: str) -> str:
+    """What is asked for in a section; nothing where that is no section."""
+    values = given.get(section)
+    return str(values.get("name")) if isinstance(values, Mapping) else ""
 
 
 def preset(name: str) -> dict[str, Any]:
