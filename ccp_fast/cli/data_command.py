@@ -14,12 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from ccp_fast.cli.errors import WRONG_INPUT, one_sentence
 from ccp_fast.data import DataFileError
 from ccp_fast.data.glyphs_large import FILE_NAME
 from ccp_fast.data.glyphs_large import build as glyphs_large_build
+from ccp_fast.training.compare import STOPPED
 from ccp_fast.training.config import make_config
 from ccp_fast.training.datasets import DATASETS, load_parts, without_broken_parts
-from ccp_fast.training.errors import UserError
+from ccp_fast.training.errors import CannotWrite
 from ccp_fast.training.workers import worker_count
 
 app = typer.Typer(
@@ -28,9 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-WRONG_INPUT = 2
-STOPPED = 130
 
 
 @app.callback()
@@ -62,6 +61,8 @@ def build(
             )
     except DataFileError as error:
         _fail(str(error))
+    except CannotWrite as error:
+        _fail(f"{error}; start the same command again to go on")
     except OSError as error:
         _fail(f"{error.filename or out}: {error.strerror}; start the same command again to go on")
     except KeyboardInterrupt:
@@ -88,16 +89,14 @@ def check(
 ) -> None:
     """Look whether a data set is there and whole, and count it. Exit code 1 if an image is broken."""
     broken: list[str] = []
-    try:
+    with one_sentence():
         settings = {"name": name, "root": data_root, "counts": counts, "workers": workers}
         config = make_config({"data": settings}).data
         parts = load_parts(config)
         for what, count in parts.counts().items():
             print(f"{what}: {count:,}")
         if images:
-            without_broken_parts(parts, worker_count(config.workers), broken.append)
-    except (DataFileError, UserError) as error:
-        _fail(str(error))
+            without_broken_parts(parts, worker_count(config.workers), broken.append, trust=False)
     if broken:
         _fail("\n".join([*broken, f"{len(broken):,} images are broken"]), 1)
 

@@ -20,12 +20,12 @@ from ccp_fast.cli.evaluate_command import shown
 from ccp_fast.cli.moved import moved_settings
 from ccp_fast.distributed import RankLost, clear_errors
 from ccp_fast.training.compare import STOPPED
-from ccp_fast.training.config import load_config
 from ccp_fast.training.display import Display
 from ccp_fast.training.distributed import Spread, resume, train
 from ccp_fast.training.distributed.learner import Wrapper
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.interrupt import Interrupted
+from ccp_fast.training.presets import configured
 from ccp_fast.training.records import Summary
 from ccp_fast.training.report import write_run_report
 from ccp_fast.training.run_folder import RunFolder
@@ -93,7 +93,7 @@ def distributed(
         wanted = (
             moved_settings(out, settings, data_root, others)
             if again
-            else load_config(config, settings or (), flags)
+            else configured(config, settings or (), flags)
         )
     with one_sentence():
         dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,10 @@ from ccp_fast.data.folders import SUFFIXES
 from ccp_fast.data.image_files import ImageFiles
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
+from ccp_fast.training.inputs.broken import without_broken
+from ccp_fast.training.workers import worker_count
+
+log = logging.getLogger(__name__)
 
 
 def embed(
@@ -24,20 +29,30 @@ def embed(
     images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
     out: Annotated[Path, typer.Option(help="File for the vectors, in NumPy's format.")] = Path("vectors.npy"),
     device: Annotated[str, typer.Option(help="Device to compute on: cpu, cuda or cuda:1.")] = "cpu",
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            "--skip-broken", help="Try all files before, and leave out those that cannot be decoded."
+        ),
+    ] = False,
 ) -> None:
     """Write the vectors of images. They are float32 [n, dim], to be compared by Euclidean distance.
 
     The path of each row stands in a .txt beside them.
     """
     with one_sentence():
-        paths = [str(path) for path in _files(images)]
+        paths = tuple(str(path) for path in _files(images))
         model = load_model(run, device)
-        labels = torch.zeros(len(paths), dtype=torch.int64)
-        vectors = model.embed(ImageFiles(Path(), tuple(paths), labels, ("",)))
+        files = ImageFiles(Path(), paths, torch.zeros(len(paths), dtype=torch.int64), ("",))
+        if skip_broken:
+            files = without_broken(files, worker_count(None), log.warning)
+            if not len(files):
+                raise UserError(f"images: expected some that can be decoded, got none of {len(paths)}")
+        vectors = model.embed(files)
         file = io.BytesIO()
         np.save(file, vectors.cpu().numpy())
         write_atomically(out, file.getvalue())
-        write_atomically(out.with_suffix(".txt"), "".join(f"{path}\n" for path in paths))
+        write_atomically(out.with_suffix(".txt"), "".join(f"{path}\n" for path in files.paths))
         print(f"{out}: {vectors.shape[0]} vectors of {vectors.shape[1]} dimensions")
 
 

@@ -14,6 +14,7 @@ from ccp_fast.data import DataFileError
 from ccp_fast.training.compare import DIVERGED, STOPPED
 from ccp_fast.training.errors import Diverged, UserError
 from ccp_fast.training.interrupt import Interrupted
+from ccp_fast.training.workers import tells_of_a_lost_worker, worker_lost
 
 WRONG_INPUT = 2
 
@@ -29,6 +30,11 @@ def one_sentence() -> Iterator[None]:
     except (UserError, DataFileError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(DIVERGED if isinstance(error, Diverged) else WRONG_INPUT) from None
+    except RuntimeError as error:
+        if not tells_of_a_lost_worker(error):
+            raise
+        print(worker_lost(error), file=sys.stderr)
+        raise typer.Exit(WRONG_INPUT) from None
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         raise typer.Exit(STOPPED) from None

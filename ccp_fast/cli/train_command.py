@@ -17,11 +17,12 @@ from ccp_fast.cli.moved import moved_settings
 from ccp_fast.cli.options import given, refuse_before_a_command, refuse_without_effect
 from ccp_fast.cli.plan import plan
 from ccp_fast.training import compare, protocols
-from ccp_fast.training.config import Config, explained, load_config, with_settings
+from ccp_fast.training.config import Config, explained, with_settings
 from ccp_fast.training.datasets import DATASETS
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.methods import run_name
+from ccp_fast.training.presets import configured
 from ccp_fast.training.records import Summary
 from ccp_fast.training.report import write_comparison_report, write_run_report
 from ccp_fast.training.run_folder import RunFolder, last_unfinished, numbered
@@ -64,7 +65,13 @@ def command(
             help="With ccp, where proxies are chosen from: images embedded anew (fresh) or the memory of training."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help=f"{', '.join(DATASETS)}.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(DATASETS)}. Where images are files, settings begin with those published for the set; "
+            "--show-config prints them."
+        ),
+    ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     seed: Annotated[
@@ -135,7 +142,7 @@ def command(
             "seed": seed,
             "threads": threads,
         }
-        base = load_config(config, settings or (), flags)
+        base = configured(config, settings or (), flags)
         if show_config:
             print(explained(base), end="")
         elif compare_:

@@ -25,7 +25,8 @@ import numpy as np
 from ccp_fast.data.layout import Layout, Listed
 from ccp_fast.data.splits import EvaluationSet, Parts
 
-SOURCE = "https://ai.stanford.edu/~jkrause/cars/car_dataset.html"
+# Its authors' page is gone.
+SOURCE = "those who have copies; some are listed in https://github.com/pytorch/vision/issues/7545"
 PUBLISHED = {
     "training classes": 98,
     "training images": 8_054,

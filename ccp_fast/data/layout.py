@@ -34,7 +34,11 @@ class Layout:
         for candidate in candidates:
             if (self.root / candidate).exists():
                 return self.root / candidate
-        raise self.error(f"{self.root / candidates[0]} is missing; the set is to be had from {self.source}")
+        missing = f"{self.root / candidates[0]} is missing"
+        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+            if any((folder / candidate).exists() for candidate in candidates):
+                raise self.error(f"{missing}; did you mean the folder {folder}?")
+        raise self.error(f"{missing}; the set is to be had from {self.source}")
 
     def error(self, what: str) -> DataFileError:
         """A sentence that begins with the name of the set."""

@@ -80,6 +80,11 @@ class Experiment:
         self.losses = [_known("--losses", LOSS_ALIASES.get(name, name), PRESETS) for name in losses]
         self.columns = [_known("--columns", name, COLUMNS) for name in columns]
         self.seeds = list(seeds)
+        if base.loss.options and base.loss.name not in self.losses:
+            raise UserError(
+                f"loss.options: expected {base.loss.name}, whose they are, among --losses, "
+                f"got {', '.join(self.losses)}; loss.options_of.{self.losses[0]} has those of another"
+            )
         for name in self.columns:
             for needed in (COLUMNS[name].prolongs, COLUMNS[name].as_long_as):
                 if needed is not None and needed not in self.columns:
@@ -115,7 +120,10 @@ class Experiment:
     def config(self, cell: Cell) -> Config:
         """Settings of a cell; of a timed one only once the cells it is timed by are finished."""
         column = COLUMNS[cell.column]
-        config = with_settings(self.base, loss__name=cell.loss, seed=cell.seed, **column.changes)
+        options = self.base.loss.options if cell.loss == self.base.loss.name else {}
+        config = with_settings(
+            self.base, loss__name=cell.loss, loss__options=options, seed=cell.seed, **column.changes
+        )
         if column.prolongs is None or column.as_long_as is None:
             return config
         first, long = (

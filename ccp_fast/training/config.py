@@ -30,6 +30,7 @@ LossName = Literal[
     "soft_triple",
     "margin_softmax",
 ]
+Options = dict[str, float | str | None]  # of a loss
 DataName = Literal["glyphs", "glyphs-large", "sop", "cub", "cars", "inshop", "folders"]
 MethodName = Literal["plain", "ccp", "alternating", "intra-batch", "xbm"]
 LOSS_ALIASES = {"contrastive": "c2", "ms": "multi_similarity"}
@@ -148,9 +149,14 @@ class LossConfig(Section):
     """
 
     name: Annotated[LossName, BeforeValidator(lambda name: LOSS_ALIASES.get(name, name))] = "c2"
-    # instead of the loss's own: --set loss.options.neg_margin=0.6
-    options: dict[str, float | str | None] = {}
+    options: Options = {}  # --set loss.options.neg_margin=0.6
+    options_of: dict[LossName, Options] = {}  # --set loss.options_of.c2.neg_margin=0.6
     proxies_per_class: Count | None = None
+
+    @property
+    def given_options(self) -> Options:
+        """Those of the named loss."""
+        return {**self.options_of.get(self.name, {}), **self.options}
 
 
 class CcpConfig(Section):
@@ -318,8 +324,17 @@ def load_config(
 
     Raises UserError for a file that cannot be read, an unknown key or a bad value.
     """
-    values: dict[str, Any] = {} if base is None else base.model_dump()
-    values |= {} if file is None else _read(file)
+    values = given_values(file, settings, flags)
+    if base is not None:
+        values = merged(base.model_dump(), values)
+    return make_config(values, "" if file is None else f"{file}: ")
+
+
+def given_values(
+    file: Path | None, settings: Iterable[str], flags: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What `load_config` is given, in sections, before the defaults. UserError for a file that cannot be read."""
+    values: dict[str, Any] = {} if file is None else _read(file)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -328,7 +343,17 @@ def load_config(
     for key, value in (flags or {}).items():
         if value is not None:
             _put(values, key, value)
-    return make_config(values, "" if file is None else f"{file}: ")
+    return values
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections key by key, of which `over` wins; an empty section there stays empty."""
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping) and value
+        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 def make_config(values: Mapping[str, Any], where: str = "") -> Config:

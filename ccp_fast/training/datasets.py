@@ -131,11 +131,16 @@ def _root(config: DataConfig) -> Path:
     return config.root
 
 
-def without_broken_parts(parts: Parts, workers: int, say: Callable[[str], None]) -> Parts:
-    """Without image files that cannot be decoded; of each is said why, in one sentence."""
+def without_broken_parts(
+    parts: Parts, workers: int, say: Callable[[str], None], *, trust: bool = True
+) -> Parts:
+    """Without image files that cannot be decoded; of each is said why, in one sentence.
+
+    trust: files that were decoded before and have not changed since are not tried again.
+    """
 
     def whole(images: ImageSource) -> ImageSource:
-        return without_broken(images, workers, say) if isinstance(images, ImageFiles) else images
+        return without_broken(images, workers, say, trust=trust) if isinstance(images, ImageFiles) else images
 
     gallery = None if parts.test.gallery is None else whole(parts.test.gallery)
     return Parts(

@@ -18,7 +18,7 @@ from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import EmbeddingModel
 
 # The K of Recall@K that publications give for a data set, by its name; for all others 1, 2, 4, 8.
-RECALL_AT = {"sop": (1, 10, 100, 1000), "inshop": (1, 10, 20, 30)}
+RECALL_AT = {"sop": (1, 10, 100, 1000), "inshop": (1, 10, 20, 30, 40, 50)}
 
 
 class Vectors(NamedTuple):

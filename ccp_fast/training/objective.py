@@ -106,16 +106,17 @@ def build_loss(
             f"got {config.loss.name!r}"
         )
     possible = [name for name in inspect.signature(preset.make).parameters if name not in _SIZES]
-    for name in config.loss.options:
+    for name in config.loss.given_options:
         if name not in possible:
+            where = "options" if name in config.loss.options else f"options_of.{config.loss.name}"
             hint = nearest(name, possible) or f"; {config.loss.name} has {', '.join(possible)}"
-            raise UserError(f"unknown key 'loss.options.{name}'{hint}")
+            raise UserError(f"unknown key 'loss.{where}.{name}'{hint}")
     count = config.loss.proxies_per_class
     if count is not None and config.method != "plain":
         raise UserError(
             f"loss.proxies_per_class: expected none with method {config.method!r}, only with plain, got {count}"
         )
-    arguments: dict[str, Any] = {**preset.options, **config.loss.options}
+    arguments: dict[str, Any] = {**preset.options, **config.loss.given_options}
     if proxies:
         count = config.ccp.proxies_per_class
     if count is not None or preset.needs_proxies:

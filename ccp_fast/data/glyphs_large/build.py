@@ -17,10 +17,10 @@ The same fonts, Pillow and FreeType give the same file, however often the build 
 from __future__ import annotations
 
 import hashlib
+import io
 import multiprocessing
 import shutil
 import signal
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageFont
 
-from ccp_fast._system.files import write_atomically
+from ccp_fast._system.files import sync_tree, write_atomically
 from ccp_fast._system.lock import only_process
 from ccp_fast.data.drawing import PLACEHOLDER_COUNT, SIZE, Face, draw, drawn_with, rank, write_notices
 from ccp_fast.data.glyphs_large.faces import CHARACTERS, FACES
@@ -65,8 +65,8 @@ def build(
 ) -> PackedImages:
     """Build the set in the folder `out`, or read it if it is there already.
 
-    Raises DataFileError for packages that cannot be had and for a folder in which another process builds; OSError
-    where the disk is full or not to be written. What was done by then is kept and used by the next attempt.
+    Raises DataFileError for packages that cannot be had and for a folder in which another process builds; CannotWrite
+    or OSError where the disk is full or not to be written. What was done by then is kept and used by the next attempt.
     """
     draft = out / ".draft"
     if (out / FILE_NAME).exists():
@@ -177,14 +177,14 @@ def _key_of(file: Path) -> str | None:
         with np.load(file, allow_pickle=False) as content:
             content["drawn"]  # the archive checks what it reads
             return str(content["key"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except Exception:  # what a damaged archive raises depends on where the damage is
         return None
 
 
 def _save(file: Path, key: str, drawn: Drawn) -> None:
-    draft = file.with_suffix(".tmp.npz")
-    np.savez_compressed(draft, key=np.array(key), drawn=drawn)
-    draft.rename(file)
+    archive = io.BytesIO()
+    np.savez_compressed(archive, key=np.array(key), drawn=drawn)
+    write_atomically(file, archive.getvalue())
 
 
 def _load(file: Path) -> Drawn:
@@ -252,6 +252,7 @@ def _write_notices(folder: Path, faces: Sequence[Face], fonts: dict[str, Path]) 
         shutil.copyfile(content / "usr/share/doc" / package / "copyright", docs / package / "copyright")
         versions[package] = (content / VERSION).read_text(encoding="utf-8")
     write_notices(folder, faces, docs, versions, README.format(file=FILE_NAME, drawn_with=drawn_with()))
+    sync_tree(folder)
 
 
 README = """\

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from ccp_fast._system.files import sync_folder, sync_tree
 from ccp_fast.data.packed import DataFileError
 
 VERSION = "VERSION"  # file in an unpacked package
@@ -29,7 +30,9 @@ def unpack(package: str, folder: Path, packages: Path | None) -> Path:
         _run(["dpkg-deb", "--extract", str(archive), str(draft / "content")], package)
         version = _run(["dpkg-deb", "--field", str(archive), "Version"], package).strip()
         (draft / "content" / VERSION).write_text(version, encoding="utf-8")
+        sync_tree(draft / "content")
         (draft / "content").rename(done)
+        sync_folder(folder)
     return done
 
 

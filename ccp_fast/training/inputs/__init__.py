@@ -4,6 +4,7 @@
 `memory`   a source whose pixels are in memory
 `files`    a source of image files, decoded by worker processes
 `broken`   which files cannot be decoded
+`remembered`  which could be before
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ccp_fast.data import DataFileError
 from ccp_fast.data.image_files import ImageFiles, decode
+from ccp_fast.training.inputs.remembered import remember, state_of, whole_files
 from ccp_fast.training.workers import as_it_is
 
 CHUNK = 64  # files that a worker tries at a time
@@ -36,8 +37,35 @@ def _complaint(images: ImageFiles, path: str) -> str | None:
     return None
 
 
-def without_broken(images: ImageFiles, workers: int, say: Callable[[str], None]) -> ImageFiles:
-    """The images that can be decoded, with the classes as they are; of each other one is said what is wrong."""
+def without_broken(
+    images: ImageFiles, workers: int, say: Callable[[str], None], *, trust: bool = True
+) -> ImageFiles:
+    """The images that can be decoded, with the classes as they are; of each other one is said what is wrong.
+
+    trust: files that were decoded before and have not changed since are not tried again.
+    """
+    states = [state_of(images.root / path) for path in images.paths]
+    known = whole_files(images.root)
+    tried = [
+        i for i, path in enumerate(images.paths) if not (trust and states[i] and known.get(path) == states[i])
+    ]
+    broken = set()
+    for i, complaint in zip(tried, _complaints(images.of_images(_rows(tried)), workers), strict=True):
+        known.pop(images.paths[i], None)
+        state = states[i]
+        if complaint is not None:
+            say(complaint)
+            broken.add(i)
+        elif state is not None:
+            known[images.paths[i]] = state
+    if tried:
+        remember(images.root, known)
+    return images.of_images(_rows(i for i in range(len(images)) if i not in broken)) if broken else images
+
+
+def _complaints(images: ImageFiles, workers: int) -> list[str | None]:
+    if not len(images):
+        return []
     trial = DataLoader(
         _Trial(images),
         batch_size=None,
@@ -45,9 +73,8 @@ def without_broken(images: ImageFiles, workers: int, say: Callable[[str], None])
         generator=torch.Generator(),
         collate_fn=as_it_is,
     )
-    complaints = [complaint for chunk in trial for complaint in chunk]
-    for complaint in complaints:
-        if complaint is not None:
-            say(complaint)
-    whole = [i for i, complaint in enumerate(complaints) if complaint is None]
-    return images if len(whole) == len(images) else images.of_images(torch.tensor(whole, dtype=torch.int64))
+    return [complaint for chunk in trial for complaint in chunk]
+
+
+def _rows(numbers: Iterable[int]) -> torch.Tensor:
+    return torch.tensor(list(numbers), dtype=torch.int64)

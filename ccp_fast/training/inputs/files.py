@@ -15,9 +15,10 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ccp_fast.data import DataFileError
 from ccp_fast.data.image_files import ImageFiles, Mode, decode
@@ -26,7 +27,7 @@ from ccp_fast.training.config import Config, CropConfig
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs.network import NetworkInput
 from ccp_fast.training.order import WHOLE
-from ccp_fast.training.workers import as_it_is, worker_count
+from ccp_fast.training.workers import as_it_is, received, worker_count
 
 AHEAD = 2  # requests that a worker may be ahead
 PART = 64  # images that a worker decodes at a time in evaluation
@@ -52,7 +53,7 @@ class Answer(NamedTuple):
     """The images of a request, or why there are none."""
 
     samples: list[int]
-    images: Tensor | str  # [n, channels, size, size] uint8
+    images: Tensor | NDArray[np.uint8] | str  # [n, channels, size, size] uint8
 
 
 class Pictures(Dataset[Answer]):
@@ -83,7 +84,7 @@ class Pictures(Dataset[Answer]):
             return Answer(request.samples, str(error))
         images = torch.from_numpy(pictures)
         images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
-        return Answer(request.samples, images.contiguous())
+        return Answer(request.samples, _to_be_sent(images.contiguous()))
 
     def _resized(self, sample: int) -> Image.Image:
         least = self._crop.shorter_side
@@ -106,6 +107,21 @@ class Pictures(Dataset[Answer]):
         box = (left, top, left + width, top + height)
         picture = picture.resize((self._size, self._size), Image.Resampling.BILINEAR, box)
         return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored < c.mirror else picture
+
+
+def _to_be_sent(images: Tensor) -> Tensor | NDArray[np.uint8]:
+    """From a worker in shared memory or, where /dev/shm has no room for it, to be copied through a pipe.
+
+    torch itself shares a tensor in a thread of the worker that can only print what fails: the trainer would wait for
+    ever. An array it copies.
+    """
+    if get_worker_info() is None:
+        return images
+    try:
+        images.share_memory_()
+    except RuntimeError:
+        return cast("NDArray[np.uint8]", images.numpy())
+    return images
 
 
 class FilesInput:
@@ -144,7 +160,7 @@ class FilesInput:
         requests = [request for batch in batches for request in batch]
         workers = min(self._workers, len(requests) // 2)
         answers = (
-            iter(loader(self._pictures, requests, workers))
+            received(loader(self._pictures, requests, workers))
             if workers
             else map(self._pictures.__getitem__, requests)
         )
@@ -157,9 +173,10 @@ class FilesInput:
     def _ready(self, answer: Answer) -> Tensor:
         if isinstance(answer.images, str):
             raise DataFileError(
-                f"{answer.images}; put the file right and go on, or leave such images out with data.on_broken=skip"
+                f"{answer.images}; put the file right and go on, or leave such images out: with "
+                "--set data.on_broken=skip where a model is trained or evaluated, with --skip-broken where it embeds"
             )
-        return self._wanted.from_bytes(answer.images)
+        return self._wanted.from_bytes(torch.as_tensor(answer.images))
 
 
 class Planned:
@@ -192,11 +209,11 @@ class Ahead:
         for _ in range(2):
             if self._answers is None or self._next != request.step:
                 self._planned.first = self._next = request.step
-                self._answers = iter(self._loader)
+                self._answers = received(self._loader)
             answer = next(self._answers, None)
             self._next += 1
             if answer is not None and answer.samples == request.samples:
-                return cast(Answer, answer)
+                return answer
             self._answers = None  # the plan has changed since: once more, with the one of now
         return self._pictures[request]
 

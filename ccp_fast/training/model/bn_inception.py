@@ -126,7 +126,9 @@ def cached_weights() -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / FILE
     if not path.is_file():
         raise UserError(
-            f"model.weights: {path} is not there; put the file {FILE} there, give another one, or 'random'"
+            f"model.weights: {path} is not there: models/bninception.py in "
+            "https://github.com/Cadene/pretrained-models.pytorch names its address; put it there, give a file, or "
+            "'random', or take model.name=efficientnet-lite0, whose weights come as a package"
         )
     return path
 
