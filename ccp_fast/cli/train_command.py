@@ -20,6 +20,7 @@ from ccp_fast.training.datasets import DATASETS
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.methods import run_name
+from ccp_fast.training.published import settled
 from ccp_fast.training.records import Summary
 from ccp_fast.training.report import write_comparison_report, write_run_report
 from ccp_fast.training.run_folder import RunFolder, last_unfinished, numbered
@@ -44,8 +45,8 @@ def command(
         str | None,
         typer.Option(
             help="c1, c2 (contrastive), triplet, multi_similarity (ms), lifted_structure, proxy_nca, proxy_anchor, "
-            "soft_triple, margin_softmax. For the rate at which proxies learn in the publications of proxy_nca, "
-            "proxy_anchor and soft_triple: --set optimizer.proxies=hundredfold."
+            "soft_triple, margin_softmax. The proxies of proxy_nca, proxy_anchor and soft_triple learn at a hundred "
+            "times the network's rate, as published; at the same: --set optimizer.proxies=same."
         ),
     ] = None,
     method: Annotated[
@@ -128,7 +129,7 @@ def command(
         }
         base = load_config(config, settings or (), flags)
         if show_config:
-            print(explained(base), end="")
+            print(explained(settled(base)), end="")
         elif compare_:
             names = losses.split(",") if losses else [str(base.loss.name)]
             _compare(

@@ -29,6 +29,7 @@ from ccp_fast.training.config import Config, known_keys, load_config, to_yaml, v
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.files import remove_unfinished, sync_folder, write_atomically
 from ccp_fast.training.lock import only_process
+from ccp_fast.training.published import as_stored, settled
 from ccp_fast.training.retention import needed_steps
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Config, environment: Mapping[str, object]) -> RunFolder:
-        """A new folder that appears complete or not at all. UserError if there is anything at `path`."""
+        """A new folder that appears complete or not at all, with `config` settled.
+
+        UserError if there is anything at `path`.
+        """
+        config = settled(config)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} exists already: choose another folder, or go on with --resume {path}")
         try:
@@ -69,7 +74,7 @@ class RunFolder:
         """A folder that `create` made. UserError if it is none."""
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
-        return cls(path, load_config(path / "config.yaml"))
+        return cls(path, as_stored(load_config(path / "config.yaml")))
 
     @classmethod
     def prolong(cls, path: Path, finished: RunFolder, steps: int) -> RunFolder:
@@ -93,6 +98,7 @@ class RunFolder:
 
     def check_same_settings(self, wanted: Config) -> None:
         """UserError if the run has other settings, but for the number of threads."""
+        wanted = settled(wanted)
         if self.config == with_settings(wanted, threads=self.config.threads):
             return
         differing = [key for key in known_keys() if value_of(self.config, key) != value_of(wanted, key)]
@@ -228,6 +234,7 @@ def numbered(parent: Path, name: str) -> Path:
 
 def last_unfinished(parent: Path, config: Config, name: str) -> Path | None:
     """The last of the folders `numbered` made that has these settings and no final numbers."""
+    config = settled(config)
     for path in sorted(parent.glob(f"{name}-*"), reverse=True):
         if (path / "config.yaml").is_file():
             run = RunFolder.open(path)

@@ -23,6 +23,7 @@ from ccp_fast.training.export import NAME, export
 from ccp_fast.training.folds import splits_of
 from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import final_metrics
+from ccp_fast.training.published import settled
 from ccp_fast.training.records import MONITORED, Records, Summary, becomes_best, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.trainer import set_up_torch
@@ -41,7 +42,7 @@ def train(path: Path, config: Config, spread: Spread, display: Display) -> Summa
     On every rank of an initialised process group. Raises UserError, its sentence empty where another rank says it,
     and RankLost.
     """
-    config = with_settings(config, threads=config.threads or torch.get_num_threads())
+    config = settled(with_settings(config, threads=config.threads or torch.get_num_threads()))
     splits, learner = _prepare(config, spread, pretrained=True)
 
     def create() -> None:
