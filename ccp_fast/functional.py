@@ -340,7 +340,7 @@ def margin_softmax(
     s_c is the similarity to class c, with proxies [C, K, D] that to its best sub-centre (the first of several: it alone
     has a gradient). t is that to the row's own class, made less by the margin; θ being the angle, s = cos θ:
 
-    "none"     t = s: the normalised softmax, of temperature 1/scale, whatever the margin.
+    "none"     t = s: the normalised softmax (NormFace), of temperature 1/scale, whatever the margin.
     "cosface"  t = s − margin.
     "arcface"  t = cos(θ + margin), the margin in radians, at most π/2. Beyond θ + margin = π, s − margin·sin(margin)
                as in insightface and pytorch-metric-learning, so that it falls with θ all the way. Where |s| is 1 to
@@ -352,7 +352,8 @@ def margin_softmax(
 
     mean: over the rows. active_mean: over the rows that have a positive.
     Source: Wang et al. 2018 (arXiv 1801.09414), eq. 4; Deng et al. 2019 (arXiv 1801.07698), eq. 3; sub-centres: Deng et
-    al. 2020 (ECCV), eq. 3; "none": Zhai, Wu 2019 (arXiv 1811.12649), eq. 4.
+    al. 2020 (ECCV), eq. 3; "none": NormFace, Wang et al. 2017 (arXiv 1704.06369), as in Zhai, Wu 2019 (arXiv
+    1811.12649), eq. 4.
     """
     _one_of("kind", kind, ("none", "cosface", "arcface"))
     _positive("scale", scale)
