@@ -198,9 +198,12 @@ def proxy_nca(
 
     assignment, of proxies [C, K, D]: "static", proxy (c, k) stands for class c. "dynamic", proxies belong to no class:
     each sample x_j is stood for by p(x_j), the nearest of all C·K proxies, and these are the columns, with the samples'
-    labels (any int64: they only tell which samples belong together). P_i are then the p(x_j) of i's class, its own
-    among them. Proxies that are nearest to no sample have no gradient, and one that is nearest to all tells no two
-    samples apart: start from proxies that are spread among the samples (`farthest_points`).
+    labels (any int64: they only tell which samples belong together). P_i are then the p(x_j) of i's class, p(x_i) among
+    them: it is the positive of a sample alone in its class. The source draws triplets (x, y, Z), y a sample of x's
+    class, and compares x with p(y) and p(Z); here y is every sample of the batch, x too, as with static assignment,
+    where p(x) = p(y). Proxies that are nearest to no sample have no gradient, and one that is nearest to all tells no
+    two samples apart: start from proxies that are spread among the samples (`farthest_points`). References [N, D] and
+    the batch itself are samples, and no proxies to choose from: with them both assignments are the same.
 
     mean: over the rows. active_mean: over the rows that count.
     Source: Movshovitz-Attias et al. 2017 (arXiv 1703.07464), eq. 6, both assignments in section 3; Teh et al. 2020
