@@ -71,7 +71,7 @@ def test_an_example_runs(name: str, main: str, untrained: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "main"), FROM_SCRATCH)
 def test_an_example_learns_in_the_end(name: str, main: str, untrained: float) -> None:
-    assert getattr(example(name), main)() > untrained + 0.1
+    assert getattr(example(name), main)() > untrained + 0.05
 
 
 def test_proxies_of_an_old_script_go_on() -> None:
