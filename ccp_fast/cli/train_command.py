@@ -20,7 +20,6 @@ from ccp_fast.training.datasets import DATASETS
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.methods import run_name
-from ccp_fast.training.published import settled
 from ccp_fast.training.records import Summary
 from ccp_fast.training.report import write_comparison_report, write_run_report
 from ccp_fast.training.run_folder import RunFolder, last_unfinished, numbered
@@ -129,7 +128,7 @@ def command(
         }
         base = load_config(config, settings or (), flags)
         if show_config:
-            print(explained(settled(base)), end="")
+            print(explained(base), end="")
         elif compare_:
             names = losses.split(",") if losses else [str(base.loss.name)]
             _compare(

@@ -124,15 +124,17 @@ class BatchConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """Adam, and how fast proxies learn that a loss owns: see `ccp_fast.training.optimizer`."""
+    """Adam, and how fast proxies learn that a loss owns.
+
+    `proxies` same: at lr. hundredfold: at 100 times lr, and in the first epoch they alone. auto: hundredfold where the
+    loss was published so (proxy_nca, proxy_anchor, soft_triple) and the method is plain, else same; a run stores which.
+    """
 
     name: Literal["adam", "radam"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Schedule = "constant"  # cosine: half a period, to 0; drop: to a tenth after 3/7 of the steps
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: Amount = 0.0  # of the network, not of the proxies
-    # same: at lr. hundredfold: at 100·lr, and in the first epoch they alone. auto: hundredfold where a loss was
-    # published so (proxy_nca, proxy_anchor, soft_triple) and the method is plain, else same.
     proxies: Literal["auto", "same", "hundredfold"] = "auto"
     proxy_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # times that preset's rate
     proxy_warm_up: Amount | None = None  # epochs in which proxies alone learn, instead of that preset's
@@ -148,7 +150,7 @@ class LossConfig(Section):
 
     Those are `proxy_nca`, `proxy_anchor`, `soft_triple` and `margin_softmax` (ArcFace). `proxies_per_class` of plain
     training: None is none for a loss between samples, and what the loss has by itself for the others. `options` that
-    are not given are as published.
+    are not given are as published; of margin_softmax with its `kind`, which a run stores.
     """
 
     name: Annotated[LossName, BeforeValidator(lambda name: LOSS_ALIASES.get(name, name))] = "c2"
