@@ -198,7 +198,7 @@ class IntraBatchConfig(Section):
     """Message passing, see `ccp_fast.nn.IntraBatchLoss`; where method is intra-batch.
 
     The settings published for SOP, which has many classes of few images too. Published with them are
-    optimizer.name=radam and optimizer.schedule=drop, for a pretrained network.
+    optimizer.name=radam and optimizer.schedule=drop, for a pretrained network; methods are compared without.
     """
 
     heads: Count = 8
