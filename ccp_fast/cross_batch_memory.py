@@ -21,9 +21,11 @@ class CrossBatchMemory(nn.Module):
     Weights drift slowly once training has settled, and so do embeddings: old ones stay good references. Before
     that they are not, hence the warm-up: its batches are stored, but the loss is that within the batch alone.
 
-    A sample is never paired with its own stored copy: the pair is left out by its place in the queue, whatever
-    distances say. Batches may have any sizes, none included; of a batch larger than the memory the last `size`
-    samples are stored. The queue keeps its own dtype, float32 by default, also under autocast.
+    A sample is not paired with the copy that the same call makes of it: that pair is left out by its place,
+    whatever distances say. What the queue holds of the same image from an earlier batch, once it reaches back more
+    than an epoch, is another sample: a positive. Batches may have any sizes, none included; of a batch larger than
+    the memory the last `size` samples are stored. The queue keeps its own dtype, float32 by default, also under
+    autocast.
 
     All that later calls depend on is in `state_dict`: `queue`, `queue_labels`, and as extra state [pointer,
     fill, steps]. Under torch.compile compile the model, not this module: where the queue stands is a Python
@@ -35,13 +37,13 @@ class CrossBatchMemory(nn.Module):
         warm_up: training calls before the memory is used.
         pair_weight: of the loss within the batch; 0: not computed.
         memory_weight: of the loss to the memory.
-        include_batch: True: the batch itself is among the references, as copies without gradient, and with it
-            the memory holds `size` samples; with pair_weight=0 this is pytorch-metric-learning's class. False:
-            the references are earlier batches alone.
+        include_batch: True: the batch itself is among the references, as copies without gradient, each left out
+            for the sample it is of, and with it the memory holds `size` samples; with pair_weight=0 this is
+            pytorch-metric-learning's class. False: the references are earlier batches alone.
         dtype: of the queue.
 
     Source: Wang et al. 2020 (arXiv 1912.06798), algorithm 1; both losses and the batch within the memory as in
-    the code published with it, which leaves out all positives of cosine above 1 − 1e-5, not a sample's own copy.
+    the code published with it, which leaves out all positives of cosine above 1 − 1e-5, not the batch's copies.
     """
 
     queue: Tensor  # [size, D]

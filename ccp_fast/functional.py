@@ -162,9 +162,12 @@ def proxy_nca(
 
     assignment, of proxies [C, K, D]: "static", proxy (c, k) stands for class c. "dynamic", proxies belong to no class:
     each sample x_j is stood for by p(x_j), the nearest of all C·K proxies, and these are the columns, with the samples'
-    labels (any int64: they only tell which samples belong together). P_i are then the p(x_j) of i's class, its own
-    among them. Proxies that are nearest to no sample have no gradient, and one that is nearest to all tells no two
-    samples apart: start from proxies that are spread among the samples (`farthest_points`).
+    labels (any int64: they only tell which samples belong together). P_i are then the p(x_j) of i's class, p(x_i) among
+    them: it is the positive of a sample alone in its class. The source draws triplets (x, y, Z), y a sample of x's
+    class, and compares x with p(y) and p(Z); here y is every sample of the batch, x too, as with static assignment,
+    where p(x) = p(y). Proxies that are nearest to no sample have no gradient, and one that is nearest to all tells no
+    two samples apart: start from proxies that are spread among the samples (`farthest_points`). References [N, D] and
+    the batch itself are samples, and no proxies to choose from: with them both assignments are the same.
 
     mean: over the rows. active_mean: over the rows that count.
     Source: Movshovitz-Attias et al. 2017 (arXiv 1703.07464), eq. 6, both assignments in section 3; Teh et al. 2020
@@ -265,7 +268,7 @@ def margin_softmax(
     s_c is the similarity to class c, with proxies [C, K, D] that to its best sub-centre (the first of several: it alone
     has a gradient). t is that to the row's own class, made less by the margin; θ being the angle, s = cos θ:
 
-    "none"     t = s: the normalised softmax, of temperature 1/scale, whatever the margin.
+    "none"     t = s: the normalised softmax (NormFace), of temperature 1/scale, whatever the margin.
     "cosface"  t = s − margin.
     "arcface"  t = cos(θ + margin), the margin in radians, at most π/2. Beyond θ + margin = π, s − margin·sin(margin)
                as in insightface and pytorch-metric-learning, so that it falls with θ all the way. Where |s| is 1 to
@@ -277,7 +280,8 @@ def margin_softmax(
 
     mean: over the rows. active_mean: over the rows that have a positive.
     Source: Wang et al. 2018 (arXiv 1801.09414), eq. 4; Deng et al. 2019 (arXiv 1801.07698), eq. 3; sub-centres: Deng et
-    al. 2020 (ECCV), eq. 3; "none": Zhai, Wu 2019 (arXiv 1811.12649), eq. 4.
+    al. 2020 (ECCV), eq. 3; "none": NormFace, Wang et al. 2017 (arXiv 1704.06369), as in Zhai, Wu 2019 (arXiv
+    1811.12649), eq. 4.
     """
     spec = _loss_options.margin_softmax(scale, margin, kind, normalize, reduction, anchor)
     _check_group(references)

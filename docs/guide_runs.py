@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ccp_fast.training.compare import run_in_a_process
 from ccp_fast.training.config import Config, load_config
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.published import settled
 from ccp_fast.training.run_folder import RunFolder
 
 FOLDER = Path("runs/guide")
@@ -43,9 +44,10 @@ class Run(NamedTuple):
     def config(self, steps: int, seed: int = 0) -> Config:
         """The same as a configuration."""
         flags = {"loss.name": self.loss, "method": self.method, "steps": steps, "seed": seed, "threads": 1}
-        return load_config(settings=self.settings, flags=flags)
+        return settled(load_config(settings=self.settings, flags=flags))
 
 
+SAME = ("optimizer.proxies=same",)
 FASTER = ("optimizer.proxies=hundredfold",)
 ONCE = ("ccp.reinitialize=false", "ccp.lam=0")
 RUNS = {
@@ -57,16 +59,16 @@ RUNS = {
     "lifted_structure-pair": Run(
         "lifted structure, as published", "lifted_structure", settings=("loss.options.variant=pair",)
     ),
-    "proxy_nca": Run("ProxyNCA++", "proxy_nca"),
+    "proxy_nca": Run("ProxyNCA++", "proxy_nca", settings=SAME),
     "proxy_nca-100": Run("ProxyNCA++, proxies at 100x", "proxy_nca", settings=FASTER),
-    "proxy_anchor": Run("Proxy-Anchor", "proxy_anchor"),
+    "proxy_anchor": Run("Proxy-Anchor", "proxy_anchor", settings=SAME),
     "proxy_anchor-100": Run("Proxy-Anchor, proxies at 100x", "proxy_anchor", settings=FASTER),
     "proxy_nca-original": Run(
         "Proxy-NCA, the original",
         "proxy_nca",
-        settings=("loss.options.variant=original", "loss.options.temperature=1"),
+        settings=(*SAME, "loss.options.variant=original", "loss.options.temperature=1"),
     ),
-    "soft_triple": Run("SoftTriple", "soft_triple"),
+    "soft_triple": Run("SoftTriple", "soft_triple", settings=SAME),
     "soft_triple-100": Run("SoftTriple, proxies at 100x", "soft_triple", settings=FASTER),
     "arcface": Run("ArcFace", "margin_softmax"),
     "subcenter": Run("ArcFace, 3 sub-centres", "margin_softmax", settings=("loss.proxies_per_class=3",)),

@@ -28,6 +28,8 @@ LOSSES = [
     losses.ProxyNCALoss(7, DIM),
     losses.ProxyAnchorLoss(7, DIM),
     losses.LiftedStructureLoss(variant="anchor"),
+    losses.MarginSoftmaxLoss(7, DIM, scale=8, kind="arcface"),
+    losses.SoftTripleLoss(7, DIM, 2),
 ]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 
@@ -134,6 +136,16 @@ def test_two_equal_images_are_a_pair_but_one_image_is_none() -> None:
     loss = losses.ContrastiveLoss(distance="cosine", pos_margin=-2, neg_margin=1, reduction="sum")
     assert memory(loss, x, torch.tensor([3, 3])) == 4  # each with the other
     assert memory(loss, x[:1], torch.tensor([3])) == 4  # with the two before
+
+
+def test_an_image_of_an_earlier_batch_is_a_reference_like_any_other() -> None:
+    """The copy that a call makes of its own batch is left out; what the queue has of the same image counts."""
+    loss = losses.ContrastiveLoss(distance="cosine", pos_margin=-2, neg_margin=1, reduction="sum")
+    for include_batch in (True, False):
+        memory = CrossBatchMemory(8, 2, pair_weight=0, include_batch=include_batch)
+        image, label = torch.tensor([[1.0, 0]]), torch.tensor([3])
+        assert memory(loss, image, label) == 0
+        assert memory(loss, image, label) == 2  # a positive at distance 0: (1 − s + 2)₊
 
 
 def test_warm_up_stores_batches_and_uses_none() -> None:

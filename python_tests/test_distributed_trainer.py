@@ -12,6 +12,7 @@ from typing import Any
 
 import image_trees
 import pytest
+import torch
 import torch.distributed as dist
 
 pytest.importorskip("pydantic", reason="ccp-train needs the extra [train]")
@@ -19,6 +20,7 @@ from ranks import on_ranks
 from tiny_training import SETTINGS, config, images
 
 from ccp_fast.ccp import SubProblem
+from ccp_fast.distributed import network_state
 from ccp_fast.distributed.communication import Communicator
 from ccp_fast.training import datasets, load_model
 from ccp_fast.training.display import Display
@@ -28,6 +30,7 @@ from ccp_fast.training.distributed.learner import DistributedLearner
 from ccp_fast.training.distributed.subproblems import of_all_classes
 from ccp_fast.training.distributed.together import agreed
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.learner import Learner
 from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.run_folder import RunFolder
@@ -196,9 +199,9 @@ def wrong_settings(folder: Path) -> None:
         (["batch.classes=13"], 1.0, "batch.classes: expected at most 12"),
         (["evaluation.backend=faiss"], 1.0, "evaluation.backend: (expected ccp_fast over|faiss is not)"),
         (
-            ["optimizer.proxies=hundredfold", "method=plain"],
+            ["optimizer.warm_up_embedding=true", "method=plain"],
             1.0,
-            "optimizer.proxy_warm_up: expected 0.0 over",
+            "optimizer.warm_up_embedding: expected False over",
         ),
         (["data.name=folders"], 1.0, "data.root: expected the folder of folders"),
         (["method=plain"], 0.5, "--sample-rate: expected 1 for a loss within the batch, got 0.5"),
@@ -296,3 +299,30 @@ def every_loss() -> None:
 
 def test_every_loss_in_both_anchorings() -> None:
     on_ranks(2, every_loss)
+
+
+def warmed_up(kind: str) -> None:
+    """Proxies alone at first, then all: step by step the network of one process, also if it is saved meanwhile."""
+    chosen = config(
+        "method=plain", "loss.name=proxy_nca", "model.frozen_norms=true", f"optimizer.name={kind}"
+    )
+    train = images("train")
+    alone, learner = Learner(chosen, train), DistributedLearner(chosen, train, 1.0)
+    learner.connect("ddp")
+    with torch.no_grad():
+        proxies = learner.proxies
+        proxies.proxies.copy_(alone.criterion.proxies[proxies.begin : proxies.end])
+    start = {name: p.detach().clone() for name, p in alone.model.named_parameters()}
+    assert learner.warm_up == alone.optimization.warm_up == 9
+    for step in range(14):
+        assert learner.train_step(step) == pytest.approx(alone.train_step(), rel=1e-4)
+        for name, p in learner.model.named_parameters():
+            assert torch.equal(p, start[name]) == (step < 9 or not p.requires_grad)
+            torch.testing.assert_close(p, alone.model.get_parameter(name), rtol=1e-3, atol=1e-5)
+        if step == 4:
+            network_state(learner.model, learner.of_network)
+
+
+@pytest.mark.parametrize("kind", ["adam", "radam"])
+def test_a_warm_up_is_that_of_one_process(kind: str) -> None:
+    on_ranks(2, warmed_up, kind)

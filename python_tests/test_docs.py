@@ -110,35 +110,55 @@ def test_defaults_are_those_of_the_code(table: Table) -> None:
 
 
 def code_lines(file: Path) -> int:
+    comment = "#" if file.suffix == ".py" else "//"
     lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-    return sum(1 for line in lines if line and not line.startswith("//"))
+    return sum(1 for line in lines if line and not line.startswith(comment))
+
+
+def lines_beside(stem: str) -> int:
+    """Of all files of that name but the emulator's."""
+    places = (DOCS.parent / "ccp_fast", DOCS.parent / "csrc")
+    files = [f for place in places for f in place.rglob(f"{stem}.*") if "host_emu" not in f.parts]
+    return sum(code_lines(f) for f in files if f.suffix in {".py", ".h", ".cpp", ".cu", ".cuh"})
 
 
 def test_lines_that_each_loss_took() -> None:
     """The table of docs/engine.md counts the code that there is."""
     section = (DOCS / "engine.md").read_text(encoding="utf-8").partition("## What each loss took")[2]
-    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (.*?) ?\| (\d+) \| (\d+) \|$", section, re.M)
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (.*?) ?\| (.*?) ?\| (\d+) \| (\d+) \|$", section, re.M)
     structs = DOCS.parent / "csrc" / "losses"
     registry = (structs / "registry.h").read_text(encoding="utf-8")
     assert {name for name, *_ in rows} == set(functional.__all__) & {
         p.stem for p in (DOCS / "losses").glob("*.md")
     }
-    for name, struct, bases, function, _ in rows:
+    for name, struct, bases, beside, function, _ in rows:
         file = "lifted" if name == "lifted_structure" else name
         assert code_lines(structs / f"{file}.h") == int(struct), name
         for base, count in re.findall(r"`(\w+)` (\d+)", bases):
             assert code_lines(structs / f"{base}.h") == int(count), base
+        for stem, count in re.findall(r"`(\w+)` (\d+)", beside):
+            assert lines_beside(stem) == int(count), stem
         lines = (inspect.getsourcelines(getattr(part, name))[0] for part in (functional, _loss_options))
         assert sum(map(len, lines)) == int(function), name
     assert sum(int(entries) for *_, entries in rows) == len(re.findall(r"^  X\(", registry, re.M))
 
 
-@pytest.mark.parametrize("page", sorted((DOCS / "losses").glob("[!i]*.md")), ids=lambda p: p.stem)
-def test_a_page_of_a_loss_has_all_its_parts(page: Path) -> None:
+LOSSES, METHODS = (
+    sorted(p for p in (DOCS / kind).glob("*.md") if p.stem != "index") for kind in ("losses", "methods")
+)
+
+
+@pytest.mark.parametrize("page", [*LOSSES, *METHODS], ids=lambda p: p.stem)
+def test_a_page_has_all_its_parts(page: Path) -> None:
+    """With what was published, a figure, and how to have it from `ccp-train`."""
     text = page.read_text(encoding="utf-8")
     for part in ("Formula", "When", "Knobs", "At the extremes", "Use it", "Source"):
         assert f"\n## {part}\n" in text
-    assert f"% defaults: ccp_fast.functional.{page.stem}\n" in text
+    of = f"functional.{page.stem}\n" if page in LOSSES else ""
+    assert f"% defaults: ccp_fast.{of}" in text
+    assert re.search(r"^Published\b", text, re.M)
+    assert re.search(r"^:::{measured} \w+$", text, re.M)
+    assert any("ccp-train" in code for code in blocks(page, "bash"))
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import one_thread, vectors  # noqa: F401
-from pytorch_metric_learning import distances, reducers
+from pytorch_metric_learning import distances, miners, reducers
 from pytorch_metric_learning import losses as peers
 from pytorch_metric_learning.samplers import MPerClassSampler as PeerSampler
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from pytorch_metric_learning.utils.inference import CustomKNN
+from ranks import on_ranks
 from torch import Tensor, nn
 
 import ccp_fast
-from ccp_fast import losses
+from ccp_fast import functional, losses
+from ccp_fast.distributed import ShardedProxies
 
 C, D, COUNT = 4, 6, 13
 DOCUMENT = Path(__file__).parents[1] / "docs" / "drop_in.md"
@@ -28,6 +33,15 @@ def with_proxies(peer: nn.Module, ours: losses.MetricLoss) -> tuple[nn.Module, l
     assert ours.proxies is not None
     peer.proxies.data = vectors(C, D, seed=5)
     ours.proxies.data = peer.proxies.data[:, None].clone()
+    return peer, ours
+
+
+def with_matrix(name: str, peer: nn.Module, ours: losses.MetricLoss) -> tuple[nn.Module, losses.MetricLoss]:
+    """The same for a matrix [D, C·K], the proxies of a class side by side."""
+    assert ours.proxies is not None
+    matrix = getattr(peer, name)
+    matrix.data = vectors(*matrix.shape, seed=5)
+    ours.proxies.data = matrix.data.t().reshape(ours.proxies.shape).clone()
     return peer, ours
 
 
@@ -78,6 +92,33 @@ EQUAL: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "ProxyAnchorLoss(C, D, margin, alpha)": lambda: with_proxies(
         peers.ProxyAnchorLoss(C, D, 0.2, 16), losses.ProxyAnchorLoss(C, D, margin=0.2, alpha=16)
     ),
+    "SoftTripleLoss(C, D, K, la=s, gamma=g, margin=m)": lambda: with_matrix(
+        "fc",
+        peers.SoftTripleLoss(C, D, 3, la=12, gamma=0.2, margin=0.05),
+        losses.SoftTripleLoss(C, D, 3, scale=12, gamma=0.2, margin=0.05, tau=0),
+    ),
+    "NormalizedSoftmaxLoss(C, D, temperature=T)": lambda: with_matrix(
+        "W",
+        peers.NormalizedSoftmaxLoss(C, D, temperature=0.1),
+        losses.MarginSoftmaxLoss(C, D, scale=1 / 0.1),
+    ),
+    "CosFaceLoss(C, D, margin=m, scale=s)": lambda: with_matrix(
+        "W",
+        peers.CosFaceLoss(C, D, margin=0.2, scale=20),
+        losses.MarginSoftmaxLoss(C, D, kind="cosface", margin=0.2, scale=20),
+    ),
+    "ArcFaceLoss(C, D, margin=m, scale=s)": lambda: with_matrix(
+        "W",
+        peers.ArcFaceLoss(C, D, margin=20, scale=24),
+        losses.MarginSoftmaxLoss(C, D, kind="arcface", margin=math.radians(20), scale=24),
+    ),
+    "SubCenterArcFaceLoss(num_classes=C, embedding_size=D, margin=m, scale=s, sub_centers=K)": lambda: (
+        with_matrix(
+            "W",
+            peers.SubCenterArcFaceLoss(num_classes=C, embedding_size=D, margin=20, scale=24, sub_centers=3),
+            losses.MarginSoftmaxLoss(C, D, 3, kind="arcface", margin=math.radians(20), scale=24),
+        )
+    ),
     "CrossBatchMemory(loss, D, size)": lambda: (
         peers.CrossBatchMemory(peers.TripletMarginLoss(0.3), D, 30),
         Swapped(
@@ -100,8 +141,15 @@ def test_the_table_gives_equal_losses(name: str) -> None:
         x, labels = batch(seed)
         values = [loss(x, labels) for loss in (peer, ours)]
         torch.testing.assert_close(*values, rtol=1e-10, atol=1e-12)
-        gradients = [torch.autograd.grad(value, x)[0] for value in values]
+        gradients = [torch.autograd.grad(value, x, retain_graph=True)[0] for value in values]
         torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-11)
+        if list(ours.parameters()):
+            theirs, own = (
+                torch.autograd.grad(value, list(loss.parameters()))[0]
+                for value, loss in zip(values, (peer, ours), strict=True)
+            )
+            theirs = theirs if theirs.shape[-1] == D else theirs.t()
+            torch.testing.assert_close(theirs.reshape(own.shape), own, rtol=1e-9, atol=1e-11)
 
 
 def test_references_go_by_name() -> None:
@@ -112,6 +160,22 @@ def test_references_go_by_name() -> None:
     torch.testing.assert_close(ours(x, labels, r, ref_labels), values[1])
     with pytest.raises(ValueError, match="unpack"):  # r is taken for a miner's pairs
         peer(x, labels, r, ref_labels)
+
+
+def test_a_miners_tuple_is_refused_by_name() -> None:
+    (x, labels), (peer, ours) = batch(0), EQUAL["MultiSimilarityLoss(alpha, beta, base)"]()
+    mined = miners.MultiSimilarityMiner()(x, labels)
+    assert peer(x, labels, mined) > 0
+    for call in (lambda: ours(x, labels, mined), lambda: ours(x, labels, ref_emb=mined)):
+        with pytest.raises(ValueError, match=r"^indices_tuple: expected no miner's tuple, .* got one of 4; "):
+            call()
+
+
+def test_labels_are_int64() -> None:
+    (x, labels), (peer, ours) = batch(0), EQUAL["MultiSimilarityLoss(alpha, beta, base)"]()
+    torch.testing.assert_close(peer(x, labels.int()), ours(x, labels.int().long()), rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match=r"^labels: expected int64 of shape \[13\], got int32"):
+        ours(x, labels.int())
 
 
 def test_references_that_begin_with_the_batch() -> None:
@@ -177,21 +241,62 @@ def test_defaults_that_differ() -> None:
     assert losses.ProxyNCALoss(C, D).options["temperature"] == 1 / 9
     assert peers.ProxyNCALoss(C, D).softmax_scale == 1
 
+    assert losses.SoftTripleLoss(C, D).options["tau"] == 0.2
+    ours = losses.MarginSoftmaxLoss(C, D).options
+    assert (ours["kind"], ours["margin"], ours["scale"]) == ("none", 0.5, 64)
+    assert peers.ArcFaceLoss(C, D).margin == pytest.approx(math.radians(28.6))
+    assert peers.CosFaceLoss(C, D).margin == 0.35
+    assert peers.NormalizedSoftmaxLoss(C, D).temperature == 0.05
 
-@pytest.mark.parametrize(
-    ("kind", "peer"), [("ProxyNCALoss", "ProxyNCALoss"), ("ProxyAnchorLoss", "ProxyAnchorLoss")]
-)
-def test_half_precision_embeddings_leave_the_parameter_alone(kind: str, peer: str) -> None:
+
+def test_weights_of_several_proxies_lie_class_by_class() -> None:
+    """Or the copy above would mix classes: a sample upon a proxy is nearest to its own class in both."""
+    peer, ours = EQUAL["SoftTripleLoss(C, D, K, la=s, gamma=g, margin=m)"]()
+    for c in range(C):
+        x = ours.proxies.data[c, 1][None]
+        assert peer.get_logits(x).argmax() == c
+
+
+HALF = {
+    "ProxyNCALoss": (lambda: losses.ProxyNCALoss(C, D), "proxies"),
+    "ProxyAnchorLoss": (lambda: losses.ProxyAnchorLoss(C, D), "proxies"),
+    "SoftTripleLoss": (lambda: losses.SoftTripleLoss(C, D, 2), "fc"),
+    "ArcFaceLoss": (lambda: losses.MarginSoftmaxLoss(C, D, kind="arcface"), "W"),
+    "CosFaceLoss": (lambda: losses.MarginSoftmaxLoss(C, D, kind="cosface"), "W"),
+    "NormalizedSoftmaxLoss": (lambda: losses.MarginSoftmaxLoss(C, D), "W"),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_half_precision_embeddings_leave_the_parameter_alone(name: str) -> None:
     x, labels = vectors(3, D).half().requires_grad_(), torch.tensor([0, 1, 2])
-    ours, theirs = getattr(losses, kind)(C, D), getattr(peers, peer)(C, D)
+    make, matrix = HALF[name]
+    ours, theirs = make(), getattr(peers, name)(C, D)
     before = ours.proxies.detach().clone()
     ours(x, labels).backward()
     assert ours.proxies.dtype == ours.proxies.grad.dtype == torch.float32
     assert torch.equal(ours.proxies, before)
     assert x.grad is not None
     assert x.grad.dtype == torch.float16
+    assert getattr(theirs, matrix).dtype == torch.float32
     theirs(x, labels)
-    assert theirs.proxies.dtype == torch.float16
+    assert getattr(theirs, matrix).dtype == torch.float16
+
+
+def test_arcface_upon_its_proxy_has_a_gradient() -> None:
+    """And opposite to it: the derivative of acos, which there is, has none."""
+    peer, ours = EQUAL["ArcFaceLoss(C, D, margin=m, scale=s)"]()
+    peer.W.data = ours.proxies.data[:, 0].t().clone()
+    for sign in (1, -1):
+        peer.W.data[:, 0] = torch.eye(D, dtype=torch.float64)[0]
+        ours.proxies.data[0, 0] = peer.W.data[:, 0]
+        x = sign * peer.W.data[:, :1].t().clone()
+        theirs, own = (
+            torch.autograd.grad(loss(x.requires_grad_(), torch.tensor([0])), x)[0] for loss in (peer, ours)
+        )
+        assert theirs.isnan().any()
+        assert own.isfinite().all()
+        assert own.abs().sum() > 0
 
 
 def test_the_place_in_the_queue_is_saved() -> None:
@@ -264,3 +369,52 @@ def test_the_margin_of_positives_of_the_generalised_lifted_structure() -> None:
     torch.testing.assert_close(ours(x, labels), peer(x, labels), rtol=1e-10, atol=1e-12)
     labels[-1] = 9  # two anchors without positives
     assert peer(x, labels) - ours(x, labels) == pytest.approx(2 / 8 * 0.2, abs=1e-9)
+
+
+def with_two_ranks() -> None:
+    """Half a batch each; what a rank's proxies get, averaged as DDP does, beside one process's gradient."""
+    x, labels = (tensor.detach()[:12] for tensor in batch(0))  # the wrapper gathers batches of one size alone
+    x.requires_grad_()
+    own = slice(0, 6) if dist.get_rank() == 0 else slice(6, 12)
+    alone, _ = EQUAL["ProxyNCALoss(C, D, softmax_scale=s)"]()
+    alone(x, labels).backward()
+    peer, ours = EQUAL["ProxyNCALoss(C, D, softmax_scale=s)"]()
+    assert isinstance(ours, losses.MetricLoss)
+    mine = x.detach()[own].requires_grad_()
+    DistributedLossWrapper(peer)(mine, labels[own]).backward()
+    for gradient in (peer.proxies.grad, mine.grad):
+        gradient /= 2
+    dist.all_reduce(peer.proxies.grad)
+    torch.testing.assert_close(mine.grad, x.grad[own])
+    torch.testing.assert_close(peer.proxies.grad, 2 * alone.proxies.grad)
+
+    proxies = ShardedProxies(C, 1, D, averaged=False, dtype=torch.float64)
+    shard = slice(proxies.begin, proxies.end)
+    proxies.proxies.data = ours.proxies.data[shard].clone()
+    mine = x.detach()[own].requires_grad_()
+    functional.proxy_nca(mine, proxies, labels[own], **ours.options).backward()
+    torch.testing.assert_close(mine.grad, x.grad[own])
+    torch.testing.assert_close(proxies.proxies.grad[:, 0], alone.proxies.grad[shard])
+
+
+@pytest.mark.slow
+def test_proxies_gradients_over_two_ranks() -> None:
+    on_ranks(2, with_two_ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "breaks"),
+    [
+        ("ProxyNCALoss(C, D, softmax_scale=s)", True),
+        ("ArcFaceLoss(C, D, margin=m, scale=s)", True),
+        ("MultiSimilarityLoss(alpha, beta, base)", True),
+        ("SoftTripleLoss(C, D, K, la=s, gamma=g, margin=m)", False),
+    ],
+)
+def test_graph_breaks(name: str, breaks: bool) -> None:
+    counts = []
+    for loss in EQUAL[name]():
+        torch._dynamo.reset()
+        counts.append(torch._dynamo.explain(loss)(*batch(0)).graph_break_count)
+    assert (counts[0] >= 2, counts[1]) == (breaks, 0)

@@ -74,6 +74,18 @@ def test_labelled_references_and_the_batch_are_nobody_to_assign() -> None:
         assert torch.equal(F.proxy_nca(*arguments, assignment="dynamic"), F.proxy_nca(*arguments))
 
 
+def test_a_samples_own_proxy_is_one_of_its_positives() -> None:
+    """The only one of a sample alone in its class, which without it would add nothing."""
+    x, proxies = inputs()
+    labels = torch.arange(M)
+    values = F.proxy_nca(x, proxies, labels, assignment="dynamic", temperature=1.0, reduction="none")
+    flat = torch.nn.functional.normalize(proxies, dim=-1).flatten(0, 1)
+    unit = torch.nn.functional.normalize(x, dim=1)
+    own = flat[F.nearest_reference(x, proxies, normalize="unit").indices]
+    terms = -(unit[:, None] - own).square().sum(-1)
+    torch.testing.assert_close(values, terms.logsumexp(1) - terms.diagonal())
+
+
 def test_second_derivatives() -> None:
     x, proxies = (v.detach()[:4].requires_grad_() for v in inputs())
 

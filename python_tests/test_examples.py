@@ -14,6 +14,8 @@ from typing import Any
 
 import image_trees
 import pytest
+import torch
+from pytorch_metric_learning import losses as peers
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -29,7 +31,11 @@ def example(name: str) -> ModuleType:
 
 def test_every_example_has_a_test() -> None:
     assert {p.stem for p in EXAMPLES.glob("*.py")} == {
+        "alternating",
         "distributed",
+        "fast_proxies",
+        "from_pml",
+        "intra_batch",
         "lightning_ccp",
         "own_trainer",
         "ten_million_classes",
@@ -38,10 +44,42 @@ def test_every_example_has_a_test() -> None:
     }
 
 
-@pytest.mark.parametrize(("name", "steps"), [("own_trainer", 40), ("xbm", 100)])
-def test_an_example_learns(name: str, steps: int) -> None:
-    untrained, trained = (example(name).main(steps=n) for n in (0, steps))
+@pytest.fixture(scope="module")
+def untrained() -> float:
+    """All examples begin with the same network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXAMPLES))
+        return float(example("own_trainer").main(steps=0))
+
+
+FROM_SCRATCH = [("alternating", "by_proxies"), ("fast_proxies", "main"), ("intra_batch", "main")]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("own_trainer", 40), ("xbm", 100), ("alternating", 60), ("from_pml", 40)]
+)
+def test_an_example_learns(name: str, steps: int, untrained: float) -> None:
+    trained = example(name).main(steps=steps)
     assert trained > untrained + 0.02  # what comes out of chance is 0.002, out of raw pixels 0.2
+
+
+@pytest.mark.parametrize(("name", "main"), FROM_SCRATCH)
+def test_an_example_runs(name: str, main: str, untrained: float) -> None:
+    """Proxies and heads drawn at random take longer to be of use than a test may."""
+    assert untrained != getattr(example(name), main)(steps=6) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "main"), FROM_SCRATCH)
+def test_an_example_learns_in_the_end(name: str, main: str, untrained: float) -> None:
+    assert getattr(example(name), main)() > untrained + 0.05
+
+
+def test_proxies_of_an_old_script_go_on() -> None:
+    peer = peers.SubCenterArcFaceLoss(num_classes=5, embedding_size=8, margin=28.6, sub_centers=3)
+    ours = example("from_pml").with_old_proxies(peer.state_dict())
+    x, labels = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 5
+    torch.testing.assert_close(ours(x, labels), peer(x, labels), rtol=1e-5, atol=1e-6)
 
 
 def launch(folder: Path, *command: str) -> str:

@@ -162,6 +162,44 @@ def test_a_batch_is_a_seed_and_its_nearest_classes(search: str) -> None:
             assert classes == nearest_by_hand(vectors, classes[0], 4)
 
 
+def test_faiss_gives_the_same_batches_where_float32_cannot_tell_classes_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Spread, then far from the origin and near each other, where a flat index by itself ranks otherwise."""
+    faiss = pytest.importorskip("faiss")
+    asked = []
+    search = faiss.IndexFlatL2.search
+    monkeypatch.setattr(
+        faiss.IndexFlatL2, "search", lambda index, *arguments: asked.append(1) or search(index, *arguments)
+    )
+    labels = torch.arange(400).repeat_interleave(2)
+    spread = torch.randn(400, 32, generator=torch.Generator().manual_seed(0))
+    for vectors in (spread, 1e3 + spread / 100):
+        samplers = [HardClassSampler(labels, 8, 2, search=name) for name in ("torch", "faiss")]
+        for sampler in samplers:
+            sampler.update(vectors)
+        batches = [[sampler.next_batch() for _ in range(50)] for sampler in samplers]
+        assert batches[0] == batches[1]
+    assert asked
+
+
+def test_by_proxies_instead_of_representatives() -> None:
+    """Which the loss owns, and which it may have moved: those of the last update count."""
+    labels = torch.arange(CLASSES).repeat_interleave(3)
+    loss = losses.ProxyAnchorLoss(CLASSES, DIM)
+    sampler = HardClassSampler(labels, 4, 2)
+    unit = torch.nn.functional.normalize(loss.proxies[:, 0], dim=1)
+    sampler.update(unit)
+    expected = [nearest_by_hand(unit.detach(), seed, 4) for seed in range(CLASSES)]
+    loss.reset_parameters()
+    for _ in range(CLASSES):
+        classes = labels[sampler.next_batch()[:4]].tolist()
+        assert classes == expected[classes[0]]
+    state = sampler.state_dict()
+    assert torch.equal(state["class_vectors"], unit)
+    assert not state["class_vectors"].requires_grad
+
+
 def test_every_class_is_a_seed_once_in_every_pass() -> None:
     labels, sampler = spread_labels(), hard()
     sampler.update(class_vectors())

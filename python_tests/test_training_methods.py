@@ -147,13 +147,37 @@ def test_proxies_learn_alone_at_first_and_a_hundred_times_faster() -> None:
     assert all(not torch.equal(p, before[name]) for name, p in one.model.named_parameters())
 
 
+@pytest.mark.parametrize("frozen_norms", [False, True])
+def test_the_embedding_may_learn_with_the_proxies_at_first(frozen_norms: bool) -> None:
+    """As in Proxy-Anchor's code; running statistics move in a warm-up unless they are frozen altogether."""
+    one = learner(
+        "method=plain",
+        "loss.name=proxy_anchor",
+        "optimizer.warm_up_embedding=true",
+        f"model.frozen_norms={frozen_norms}",
+    )
+    before, statistics = weights(one.model), {n: b.clone() for n, b in one.model.named_buffers()}
+    for _ in range(one.optimization.warm_up):
+        one.train_step()
+    moved = {name for name, p in one.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"embedding.weight", "embedding.bias"}
+    assert all(torch.equal(b, statistics[n]) == frozen_norms for n, b in one.model.named_buffers())
+    one.train_step()
+    assert sum(not torch.equal(p, before[name]) for name, p in one.model.named_parameters()) > 2
+
+
 @pytest.mark.parametrize(
     ("settings", "factor", "warm_up"),
     [
-        ([], 1, 0),
+        ([], 100, 9),
+        (["loss.name=proxy_anchor"], 100, 9),
+        (["loss.name=soft_triple"], 100, 9),
+        (["loss.name=margin_softmax"], 1, 0),
+        (["loss.name=c2", "loss.proxies_per_class=2"], 1, 0),
+        (["optimizer.proxies=same"], 1, 0),
         (["optimizer.proxies=hundredfold"], 100, 9),
         (["optimizer.proxies=hundredfold", "optimizer.proxy_lr_factor=0.07"], 7, 9),
-        (["optimizer.proxy_lr_factor=7"], 7, 0),
+        (["optimizer.proxies=same", "optimizer.proxy_lr_factor=7"], 7, 0),
         (["optimizer.proxies=hundredfold", "optimizer.proxy_warm_up=2"], 100, 18),
         (["method=ccp"], 1, 0),
         (["method=ccp", "optimizer.proxy_lr_factor=7"], 7, 0),

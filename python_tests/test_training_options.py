@@ -29,7 +29,10 @@ def weights(one: Learner) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("method", ["ccp", "plain"])
 def test_clipping_bounds_the_norm_of_all_gradients_with_the_proximal_term(method: str) -> None:
-    settings = [f"method={method}", "loss.name=proxy_anchor", "ccp.lam=100", "optimizer.lr=0.05"]
+    settings = [
+        *(f"method={method}", "loss.name=proxy_anchor", "ccp.lam=100"),
+        *("optimizer.lr=0.05", "optimizer.proxies=same"),
+    ]
     free, clipped = learner(*settings), learner(*settings, "optimizer.clip_norm=0.25")
     norms: dict[str, list[float]] = {"free": [], "clipped": []}
     for name, one in (("free", free), ("clipped", clipped)):

@@ -86,6 +86,11 @@ class MetricLoss(nn.Module):
         (labels then lie in [0, C)), else the batch itself, each sample paired with all others. exclude_self:
         ref_emb and ref_labels begin with the batch itself, and sample i is not paired with reference i.
         """
+        if isinstance(ref_emb, tuple):
+            raise ValueError(
+                "indices_tuple: expected no miner's tuple, since the loss goes over all pairs, "
+                f"got one of {len(ref_emb)}; the third argument is ref_emb"
+            )
         if (ref_emb is None) != (ref_labels is None):
             missing = "ref_emb" if ref_emb is None else "ref_labels"
             raise ValueError(f"ref_emb, ref_labels: expected both or neither, got no {missing}")

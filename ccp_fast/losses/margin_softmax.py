@@ -13,7 +13,8 @@ class MarginSoftmaxLoss(MetricLoss):
     """Cross-entropy of scale·cos over the classes of the proxies the loss owns, with a margin on the sample's own.
 
     kind="cosface" (arXiv 1801.09414, eq. 4) subtracts the margin from the cosine, "arcface" (arXiv 1801.07698, eq. 3)
-    adds it to the angle, in radians; "none" is the normalised softmax. Of several proxies per class the best counts.
+    adds it to the angle, in radians; "none" is the normalised softmax (arXiv 1704.06369). Of several proxies per class
+    the best counts.
     Options: see `ccp_fast.functional.margin_softmax`; proxies and references: see `MetricLoss`.
     """
 

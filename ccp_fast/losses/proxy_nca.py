@@ -14,7 +14,7 @@ class ProxyNCALoss(MetricLoss):
 
     Source: arXiv 2004.01113, eq. 6; variant="original": arXiv 1703.07464, eq. 6.
     With assignment="dynamic" only the number of proxies matters, num_classes · proxies_per_class, and not whose
-    they are: `ccp_fast.functional.proxy_nca`.
+    they are; nothing is assigned where ref_emb takes their place: `ccp_fast.functional.proxy_nca`.
     It is customary to train the proxies at up to 100 times the network's rate; CCP uses the same rate.
     Options: see `ccp_fast.functional.proxy_nca`; proxies and references: see `MetricLoss`.
     """

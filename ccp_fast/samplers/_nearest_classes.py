@@ -16,24 +16,14 @@ Search = Literal["torch", "faiss"]
 def nearest_classes(vectors: Tensor, seeds: Sequence[int], count: int, search: Search) -> list[list[int]]:
     """Of each seed: itself, then the count − 1 other classes nearest to it by Euclidean distance.
 
-    vectors [C, D], one per class. "torch" is exact, of equals the lower number first, the same on any device.
+    vectors [C, D], one per class. Exact, of equals the lower number first, the same on any device and with "faiss",
+    which looks for candidates on the CPU.
     """
+    if search == "faiss":
+        vectors = vectors.cpu()
     queries = vectors[torch.tensor(seeds, device=vectors.device)]
-    found = _faiss(vectors, queries, count) if search == "faiss" else _torch(vectors, queries, count)
+    backend: Literal["ccp_fast", "faiss"] = "faiss" if search == "faiss" else "ccp_fast"
+    found = nearest(queries, count, vectors, normalize=None, backend=backend).indices.tolist()
     # A seed is among its nearest, unless others coincide with it.
     others = ([c for c in row if c != seed] for seed, row in zip(seeds, found, strict=True))
     return [[seed, *row[: count - 1]] for seed, row in zip(seeds, others, strict=True)]
-
-
-def _torch(vectors: Tensor, queries: Tensor, count: int) -> list[list[int]]:
-    indices: list[list[int]] = nearest(queries, count, vectors, normalize=None).indices.tolist()
-    return indices
-
-
-def _faiss(vectors: Tensor, queries: Tensor, count: int) -> list[list[int]]:
-    import faiss
-
-    index = faiss.IndexFlatL2(vectors.shape[1])
-    index.add(vectors.float().cpu().numpy())
-    indices: list[list[int]] = index.search(queries.float().cpu().numpy(), count)[1].tolist()
-    return indices

@@ -22,8 +22,8 @@ class HardClassSampler(RepresentativeSampler):
     """Batch sampler: a seed class with its P − 1 nearest classes; the layout is `RepresentativeSampler`'s.
 
     Seeds come in shuffled passes over all classes. Distances are Euclidean between one vector per class, such
-    as the embeddings of all representatives or the proxies, normalised as the loss sees them. They are handed
-    over on a schedule of the trainer's own:
+    as the embeddings of all representatives or the proxies, normalised as the loss sees them (with one proxy a class
+    ``loss.proxies[:, 0]``). They are handed over on a schedule of the trainer's own:
 
         if b % sampler.lifetime == 0:
             sampler.update(embed(sampler.representatives(b)))
@@ -40,8 +40,8 @@ class HardClassSampler(RepresentativeSampler):
         labels, classes_per_batch, samples_per_class, batches_per_epoch, seed: see `RepresentativeSampler`.
         lifetime: batches for which a representative is kept. With a loss within the batch it matters little
             which samples come first; 1 then.
-        search: "torch", or "faiss" if it is installed (``pip install 'ccp-fast[faiss]'``), which may be faster
-            and may order classes at nearly equal distances differently.
+        search: who looks for candidates, which are then ranked exactly: "torch", this package's operator, or "faiss"
+            if it is installed (``pip install 'ccp-fast[faiss]'``). The batches are the same.
 
     Raises:
         ValueError: as `RepresentativeSampler`, and for an unknown search.

@@ -125,16 +125,21 @@ class BatchConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """Adam, and how fast proxies learn that a loss owns: see `ccp_fast.training.optimizer`."""
+    """Adam, and how fast proxies learn that a loss owns.
+
+    `proxies` same: at lr. hundredfold: at 100 times lr, and in the first epoch they alone. auto: hundredfold where the
+    loss was published so (proxy_nca, proxy_anchor, soft_triple) and the method is plain, else same; a run stores which.
+    """
 
     name: Literal["adam", "radam"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     schedule: Schedule = "constant"  # cosine: half a period, to 0; drop: to a tenth after 3/7 of the steps
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: Amount = 0.0  # of the network, not of the proxies
-    proxies: Literal["same", "hundredfold"] = "same"  # at lr; or at 100·lr, and in the first epoch they alone
+    proxies: Literal["auto", "same", "hundredfold"] = "auto"
     proxy_lr_factor: Annotated[float, Field(gt=0)] = 1.0  # times that preset's rate
     proxy_warm_up: Amount | None = None  # epochs in which proxies alone learn, instead of that preset's
+    warm_up_embedding: bool = False  # the network's last layer learns in them too, as in Proxy-Anchor's code
     clip_norm: Annotated[float, Field(gt=0)] | None = (
         None  # of all gradients together, after the proximal term
     )
@@ -145,7 +150,8 @@ class LossConfig(Section):
     """`c1`, `c2` (= contrastive), `triplet`, `multi_similarity` (= ms), or one that owns proxies.
 
     Those are `proxy_nca`, `proxy_anchor`, `soft_triple` and `margin_softmax` (ArcFace). `proxies_per_class` of plain
-    training: None is none for a loss between samples, and what the loss has by itself for the others.
+    training: None is none for a loss between samples, and what the loss has by itself for the others. `options` that
+    are not given are as published; of margin_softmax with its `kind`, which a run stores.
     """
 
     name: Annotated[LossName, BeforeValidator(lambda name: LOSS_ALIASES.get(name, name))] = "c2"
@@ -198,7 +204,7 @@ class IntraBatchConfig(Section):
     """Message passing, see `ccp_fast.nn.IntraBatchLoss`; where method is intra-batch.
 
     The settings published for SOP, which has many classes of few images too. Published with them are
-    optimizer.name=radam and optimizer.schedule=drop, for a pretrained network.
+    optimizer.name=radam and optimizer.schedule=drop, for a pretrained network; methods are compared without.
     """
 
     heads: Count = 8

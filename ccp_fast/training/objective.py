@@ -1,4 +1,4 @@
-"""Losses by name, with the margins of the paper where it gives some."""
+"""Losses by name, with the options of the paper where it gives some; `published` has those that depend on others."""
 
 from __future__ import annotations
 

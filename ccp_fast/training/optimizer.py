@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.model import Network
+from ccp_fast.training.published import rate_of_proxies
 from ccp_fast.training.schedule import rate_factor
 
 
@@ -22,25 +24,25 @@ class ProxyRate(NamedTuple):
 
 
 # "same": CCP, whose proxies are embeddings. "hundredfold": Proxy-Anchor, ProxyNCA++ and SoftTriple as published,
-# whose proxies are drawn at random beside a pretrained network that learns at 1e-5 to 1e-4. Where the network
-# begins at random too and learns at 1e-3, as here, either may be better.
+# whose proxies are drawn at random beside a pretrained network that learns at 1e-5 to 1e-4.
 PROXY_RATES = {"same": ProxyRate(1.0, 0.0), "hundredfold": ProxyRate(100.0, 1.0)}
 
 
 class Optimization:
     """Adam or RAdam over the network and what trains beside it; proxies have a group of their own."""
 
-    def __init__(self, config: Config, network: nn.Module, criterion: nn.Module, images: int) -> None:
+    def __init__(self, config: Config, network: Network, criterion: nn.Module, images: int) -> None:
         self._config = config
-        self._network = [p for p in network.parameters() if p.requires_grad]
+        trained = [p for p in network.parameters() if p.requires_grad]
         proxies = [p for name, p in criterion.named_parameters() if name == "proxies"]
         heads = [p for name, p in criterion.named_parameters() if name != "proxies"]
         rate = proxy_rate(config) if proxies else ProxyRate(1.0, 0.0)
-        steps_per_epoch = images / (config.batch.classes * config.batch.samples)
-        self.warm_up = math.ceil(rate.warm_up * steps_per_epoch)  # steps
+        self.warm_up = warm_up_steps(config, rate, images)
         c = config.optimizer
+        spared = {id(p) for p in network.embedding.parameters()} if c.warm_up_embedding else set()
+        self._frozen_at_first = [p for p in trained if id(p) not in spared]
         groups = [
-            {"params": [*self._network, *heads], "lr": c.lr, "weight_decay": c.weight_decay},
+            {"params": [*trained, *heads], "lr": c.lr, "weight_decay": c.weight_decay},
             {"params": proxies, "lr": c.lr * rate.factor, "weight_decay": 0.0},
         ]
         groups = [{**group, "base_lr": group["lr"]} for group in groups if group["params"]]
@@ -63,9 +65,9 @@ class Optimization:
         self.optimizer.register_step_pre_hook(clip)
 
     def before_step(self, step: int) -> None:
-        """Set the rates of a step; in the warm-up the network's weights stand still."""
+        """Set the rates of a step; in the warm-up the network's weights stand still, its running statistics move."""
         if self.warm_up:
-            for parameter in self._network:
+            for parameter in self._frozen_at_first:
                 parameter.requires_grad_(step >= self.warm_up)
         factor = rate_factor(self._config.optimizer.schedule, step, self._config.steps)
         for group in self.optimizer.param_groups:
@@ -80,7 +82,7 @@ class Optimization:
 def proxy_rate(config: Config) -> ProxyRate:
     """The preset that is named, with what the settings change of it; UserError for a warm-up that cannot be."""
     c = config.optimizer
-    preset = PROXY_RATES[c.proxies]
+    preset = PROXY_RATES[rate_of_proxies(config)]
     rate = ProxyRate(
         preset.factor * c.proxy_lr_factor,
         preset.warm_up if c.proxy_warm_up is None else c.proxy_warm_up,
@@ -90,3 +92,9 @@ def proxy_rate(config: Config) -> ProxyRate:
             f"optimizer.proxy_warm_up: expected 0 with CCP, whose proxies come later, got {rate.warm_up:g}"
         )
     return rate
+
+
+def warm_up_steps(config: Config, rate: ProxyRate, images: int) -> int:
+    """Of the warm-up."""
+    steps_per_epoch = images / (config.batch.classes * config.batch.samples)
+    return math.ceil(rate.warm_up * steps_per_epoch)

@@ -42,6 +42,7 @@ from ccp_fast.training.config import (
 )
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.fingerprint import check_same_data, fingerprint
+from ccp_fast.training.published import as_stored, settled
 from ccp_fast.training.retention import needed_steps
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,12 @@ class RunFolder:
         environment: Mapping[str, object],
         data: Mapping[str, object] | None = None,
     ) -> RunFolder:
-        """A new folder that appears complete or not at all. UserError if there is anything at `path`.
+        """A new folder that appears complete or not at all, with `config` settled.
 
         data: a `fingerprint`; None for a run of several networks, of which each has its own.
+        UserError if there is anything at `path`.
         """
+        config = settled(config)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} exists already: choose another folder, or go on with --resume {path}")
         try:
@@ -95,7 +98,7 @@ class RunFolder:
         """A folder that `create` made. UserError if it is none."""
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
-        return cls(path, load_config(path / "config.yaml"))
+        return cls(path, as_stored(load_config(path / "config.yaml")))
 
     @classmethod
     def prolong(cls, path: Path, finished: RunFolder, steps: int) -> RunFolder:
@@ -120,6 +123,7 @@ class RunFolder:
 
     def check_same_settings(self, wanted: Config) -> None:
         """UserError if the run has other settings, but for those of the machine."""
+        wanted = settled(wanted)
         for key in differing(self.config, wanted):
             if key not in ("threads", *MOVABLE):
                 raise UserError(
@@ -281,9 +285,9 @@ def numbered(parent: Path, name: str) -> Path:
 
 def last_unfinished(parent: Path, config: Config, name: str) -> Path | None:
     """The last of the folders `numbered` made that has these settings, on any machine, and no final numbers."""
-    may_differ = {"threads", *MOVABLE} - {
-        "data.root"
-    }  # nobody named the run: another root may hold other data
+    config = settled(config)
+    # Nobody named the run: another root may hold other data.
+    may_differ = {"threads", *MOVABLE} - {"data.root"}
     for path in sorted(parent.glob(f"{name}-*"), reverse=True):
         if (path / "config.yaml").is_file():
             run = RunFolder.open(path)

@@ -1,4 +1,4 @@
-// Multi-Similarity loss (Wang et al. 2019, eq. 14 without pair mining):
+// Multi-Similarity loss (Wang et al. 2019, eq. 15 without pair mining):
 //   (1/alpha)·log(1 + Σ_P e^{-alpha(s - base)}) + (1/beta)·log(1 + Σ_N e^{beta(s - base)})
 #pragma once
 

@@ -42,7 +42,7 @@ from ccp_fast.training.methods.base import batch_errors
 from ccp_fast.training.methods.ccp import projections
 from ccp_fast.training.model import build_network, embed
 from ccp_fast.training.objective import build_loss
-from ccp_fast.training.optimizer import proxy_rate
+from ccp_fast.training.optimizer import ProxyRate, proxy_rate, warm_up_steps
 from ccp_fast.training.schedule import rate_factor
 from ccp_fast.training.workers import worker_count
 
@@ -89,6 +89,8 @@ class DistributedLearner:
         )
         self.loss = ShardedLoss(like.function, self.proxies, **like.options)
         self._within_batch = like.proxies is None
+        self._rate = ProxyRate(1.0, 0.0) if self._within_batch else proxy_rate(config)
+        self.warm_up = warm_up_steps(config, self._rate, len(images))
 
     def connect(self, wrapper: Wrapper) -> None:
         """Wrap the network and make the optimizers; all ranks together."""
@@ -98,7 +100,7 @@ class DistributedLearner:
             fully_shard(self.model, mesh=init_device_mesh("cpu", (self.ranks,)))  # in place
         else:
             self.wrapped = DistributedDataParallel(self.model)
-        c, rate = self.config.optimizer, proxy_rate(self.config)
+        c, rate = self.config.optimizer, self._rate
         kind = torch.optim.RAdam if c.name == "radam" else torch.optim.Adam
         weights = [p for p in self.model.parameters() if p.requires_grad]
         self.of_network = kind(weights, lr=c.lr, betas=c.betas, weight_decay=c.weight_decay)
@@ -137,7 +139,8 @@ class DistributedLearner:
             loss.backward()
         with self.clock("optimizer"):
             for optimizer, _ in self._rates:
-                optimizer.step()
+                if optimizer is self.of_proxies or step >= self.warm_up:
+                    optimizer.step()
                 optimizer.zero_grad()
         return float(loss.detach())
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 from ccp_fast.losses import MetricLoss
 from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
-from ccp_fast.training.optimizer import proxy_rate
 
 
 def check_settings(config: Config, processes: int) -> None:
     """UserError for settings of another trainer."""
-    warm_up = proxy_rate(config).warm_up
     for key, value, possible in (
         ("method", config.method, ("plain", "ccp")),
         ("ccp.pool", config.ccp.pool, ("fresh",)),
         ("compute.device", config.compute.device, ("cpu",)),
         ("compute.compile", config.compute.compile, (False,)),
         ("evaluation.backend", config.evaluation.backend, ("ccp_fast",)),
-        ("optimizer.proxy_warm_up", warm_up, (0.0,)),
+        ("optimizer.warm_up_embedding", config.optimizer.warm_up_embedding, (False,)),
         ("optimizer.clip_norm", config.optimizer.clip_norm, (None,)),
         ("optimizer.ema_decay", config.optimizer.ema_decay, (None,)),
         ("protocol.networks", 2 if config.protocol.is_whole else 1, (1,)),

@@ -29,6 +29,7 @@ from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import check_evaluation, final_metrics
 from ccp_fast.training.monitor import Monitor, monitored
+from ccp_fast.training.published import settled
 from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RESUME_DISTRIBUTED, RunFolder
 from ccp_fast.training.trainer import set_up_torch
@@ -47,7 +48,7 @@ def train(path: Path, config: Config, spread: Spread, display: Display) -> Summa
     On every rank of an initialised process group. Raises UserError, its sentence empty where another rank says it,
     RankLost, and on all ranks Interrupted after Ctrl-C.
     """
-    config = with_settings(config, threads=config.threads or torch.get_num_threads())
+    config = settled(with_settings(config, threads=config.threads or torch.get_num_threads()))
     splits, learner = _prepare(config, spread, pretrained=True)
 
     def create() -> None:

@@ -24,9 +24,11 @@ class Network(nn.Module, ABC):
         bf16: compute in bfloat16 where autocast finds it safe; parameters and embeddings stay float32.
         channels_last: the memory format of feature maps.
         frozen_norms: batch norms keep their running statistics, scales and shifts.
+        embedding: the last layer.
     """
 
     input: NetworkInput
+    embedding: nn.Linear
     bf16 = False
     channels_last = False
     frozen_norms = False
