@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 
 
-# Dynamo cannot trace the property, so its value is a constant of the compiled code. Dynamo's guard on torch's global
-# state holds this setting and has the code compiled again when it changes.
-@torch.compiler.assume_constant_result
 def allow_tf32() -> bool:
     """By whichever of torch's settings it was allowed, the last of them.
 
@@ -17,3 +14,9 @@ def allow_tf32() -> bool:
     """
     allowed: bool = torch.backends.cuda.matmul.fp32_precision == "tf32"
     return allowed
+
+
+# Dynamo cannot trace the property, so its value is a constant of the compiled code. Dynamo's guard on torch's global
+# state holds this setting and has the code compiled again when it changes. The mark is what
+# `torch.compiler.assume_constant_result` sets, which would import all of dynamo for it: seconds at every start.
+allow_tf32._dynamo_marked_constant = True  # type: ignore[attr-defined]
