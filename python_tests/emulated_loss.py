@@ -49,9 +49,10 @@ class Result(NamedTuple):
 
 def kernels_of(
     pairs: Pairs, settings: Settings, *, precise: bool = True, multiprocessors: int = 2, seed: int = 0,
-    sanitize: bool = False, shared_bytes: int = 227 * 1024, hopper: bool = False, missing_columns: int = 0,
+    sanitize: bool = False, shared_bytes: int = 227 * 1024, hopper: bool = False, missing_rows: int = 0,
+    missing_columns: int = 0,
 ) -> Any:  # fmt: skip
-    """The launchers of a loss, told as the op tells them; so many missing columns come first and are not there."""
+    """The launchers of a loss, told as the op tells them; so many missing rows or columns come first, not there."""
     module = emulator.load(sanitize=sanitize)
     module.set_seed(seed)
     anchors, references, labels, reference_labels, exclude_self = pairs
@@ -75,6 +76,7 @@ def kernels_of(
         multiprocessors,
         shared_bytes,
         hopper,
+        missing_rows,
         missing_columns,
     )
 

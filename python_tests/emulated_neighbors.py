@@ -13,9 +13,9 @@ from ccp_fast.functional import NearestReferences
 
 def emulate(
     anchors: Tensor, references: Tensor | None, k: int, *, normalize: str | None = None, precise: bool = True,
-    multiprocessors: int = 2, seed: int = 0, sanitize: bool = False,
+    multiprocessors: int = 2, seed: int = 0, sanitize: bool = False, missing: int = 0,
 ) -> NearestReferences:  # fmt: skip
-    """The kernels' result; what they leave unwritten is −99 or NaN."""
+    """The kernels' result; what they leave unwritten is −99 or NaN. So many references come first and are not there."""
     module = emulator.load(sanitize=sanitize)
     module.set_seed(seed)
     a = anchors.contiguous()
@@ -25,8 +25,12 @@ def emulate(
     module.nearest_references(
         *(
             argument
-            for x in (a, r)
-            for argument in (x.data_ptr(), str(x.dtype).removeprefix("torch."), len(x))
+            for x, before in ((a, 0), (r, missing))
+            for argument in (
+                x.data_ptr() - before * x.shape[1] * x.element_size(),
+                str(x.dtype).removeprefix("torch."),
+                len(x) + before,
+            )
         ),
         a.shape[1],
         k,

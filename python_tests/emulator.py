@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import hashlib
@@ -9,7 +10,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -37,8 +38,28 @@ def load(*, sanitize: bool = False) -> ModuleType:
     return module
 
 
+@contextlib.contextmanager
+def sums_cut_off() -> Iterator[None]:
+    """Tensor cores add as those of an A100 do, instead of rounding to nearest."""
+    load().cut_off_sums(True)
+    try:
+        yield
+    finally:
+        load().cut_off_sums(False)
+
+
+@contextlib.contextmanager
+def only_end_blocks(first: int, last: int) -> Iterator[None]:
+    """So many first and last blocks of every grid run, and no others."""
+    load().only_end_blocks(first, last)
+    try:
+        yield
+    finally:
+        load().only_end_blocks(0, 0)
+
+
 def unneeded_barriers(differs: Callable[[int], bool], seeds: int = 6) -> list[str]:
-    """The barriers that may be left out without anyone noticing.
+    """The barriers, and other waits, that may be left out without anyone noticing.
 
     `differs(seed)` runs kernels with the threads in this order and tells whether the results are not the right
     ones. Each barrier is tried in a process of its own: a crash has been noticed, too.

@@ -184,11 +184,8 @@ def test_columns_beyond_2_31_components() -> None:
     pairs, settings = make_pairs("labelled", 5, few, dim).to(BFLOAT16), LOSSES["contrastive_l2"]
     missing = 3 * 2**31 // dim // 64 * 64
     *_, active = forward(pairs, settings)
-    emulator.load().only_last_blocks(1)
-    try:
+    with emulator.only_end_blocks(0, 1):
         *_, far = forward(pairs, settings, multiprocessors=missing // 64 + 1, missing_columns=missing)
-    finally:
-        emulator.load().only_last_blocks(0)
     assert (far[missing:] == active).all()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from emulated_loss import SIXTEEN_BITS, Pairs, Settings, dense, emulate, kernels_of
+from emulated_neighbors import emulate as nearest
 from helpers import one_thread  # noqa: F401
 from test_emulated_similarity_loss import LOSSES, close_pairs, make_pairs
 
@@ -34,9 +35,34 @@ def test_a_step_takes_two_launches_each_way(loss: str, kind: str) -> None:
     assert launches(make_pairs(kind, 17, 300, 24), settings, multiprocessors=9) == (2, 2)
 
 
-def test_of_triplet_the_positives_are_listed_before() -> None:
-    """Three launches for that each time, and one that counts violated triplets."""
-    assert launches(make_pairs("proxies", 17, 300, 24), LOSSES["triplet"]) == (2 + 3, 2 + 3 + 1)
+@pytest.mark.parametrize("kind", ["proxies", "proxies as rows", "labelled", "batch", "memory"])
+def test_of_triplet_the_positives_are_listed_before(kind: str) -> None:
+    """In one launch among proxies, otherwise in three, each time; another counts violated triplets."""
+    settings = LOSSES["triplet"]._replace(proxy_rows=kind.endswith("rows"))
+    listing = 1 if kind == "proxies" else 3
+    assert launches(make_pairs(kind, 17, 300, 24), settings) == (2 + listing, 2 + listing + 1)
+
+
+@pytest.mark.parametrize("kind", ["proxies", "proxies as rows", "labelled", "batch", "memory"])
+def test_of_triplet_the_gpu_is_not_asked_how_many_positives_there_are(kind: str) -> None:
+    """A CUDA graph cannot. The lists have room for all that there can be, of which the kernels get no more here."""
+    pairs = make_pairs(kind, 17, 300, 24)
+    settings = LOSSES["triplet"]._replace(proxy_rows=kind.endswith("rows"))
+    loss = kernels_of(pairs, settings)
+    rows, columns = 17, {"proxies": 300, "batch": 17, "memory": 317}.get(kind, 300)
+    assert loss.most_positives() == (rows * columns if kind in ("labelled", "batch", "memory") else rows * 3)
+    truth = dense(pairs, settings, torch.float64)
+    torch.testing.assert_close(emulate(pairs, settings).value.double(), truth.value, rtol=1e-5, atol=0)
+
+
+def test_of_triplet_the_gpu_is_asked_where_lists_might_be_long() -> None:
+    """From 2^20 pairs on; proxies are known to have few."""
+    settings = LOSSES["triplet"]
+    for n, most in ((1 << 16, 1 << 20), ((1 << 16) + 1, -1)):
+        labelled = Pairs(torch.zeros(16, 1), torch.zeros(n, 1), torch.zeros(16).long(), torch.zeros(n).long())
+        assert kernels_of(labelled, settings).most_positives() == most
+    proxies = Pairs(torch.zeros(16, 1), torch.zeros(1 << 16, 4, 1), torch.zeros(16).long())
+    assert kernels_of(proxies, settings).most_positives() == 64
 
 
 def test_where_both_do_not_fit_it_is_no_more_without_a_hinge() -> None:
@@ -49,7 +75,7 @@ def test_where_both_do_not_fit_it_is_no_more_without_a_hinge() -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("m", "n"), [(0, 30), (7, 0), (0, 0)])
 def test_without_items_no_grid_is_empty(loss: str, m: int, n: int) -> None:
-    """CUDA refuses one, and so does the emulator; gradients are zero, and nothing is launched for them."""
+    """CUDA refuses one, and so does the emulator. No launch, but for rows that have a loss without columns."""
     pairs = Pairs(torch.randn(m, 5), torch.randn(n, 5), torch.zeros(m).long(), torch.zeros(n).long())
     for proxy_rows in (False, True):
         settings = LOSSES[loss]._replace(proxy_rows=proxy_rows)
@@ -58,8 +84,21 @@ def test_without_items_no_grid_is_empty(loss: str, m: int, n: int) -> None:
         assert not got.grad_anchors.any()
         assert got.grad_references is not None
         assert not got.grad_references.any()
-        if loss != "triplet":  # which lists positives anew
-            assert launches(pairs, settings)[1] == 0
+        rows = n if proxy_rows else m
+        assert launches(pairs, settings) == (2 if loss == "negative_lse" and rows > 0 else 0, 0)
+
+
+def test_no_launch_without_items_of_other_kernels() -> None:
+    module, empty = emulator.load(), np.zeros((0, 4, 8), np.float32)
+    start = module.launches()
+    for shape in ((0, 4, 8), (3, 4, 0)):
+        assert module.centre_spread(np.zeros(shape, np.float32), "float32") == 0
+        assert module.centre_spread_backward(1.0, np.zeros(shape, np.float32), "float32").size == 0
+    assert module.projection_grad([], 0.5, "float32") == 0
+    nothing = (0, "float32"), (empty.ctypes.data, "float32"), (empty.ctypes.data, "float32"), 0
+    assert module.projection_grad([nothing] * 3, 0.5, "float64") == 0
+    assert nearest(torch.zeros(0, 5), torch.zeros(7, 5), 3).indices.shape == (0, 3)
+    assert module.launches() == start
 
 
 # Listing -----------------------------------------------------------------------------------------------------
@@ -150,39 +189,71 @@ def test_close_pairs_of_16_bits(dtype: torch.dtype) -> None:
 # Far addresses -------------------------------------------------------------------------------------------------
 
 
+ONE = np.ones(1, np.float32)
+
+
+def missing_items(dim: int) -> int:
+    """So many that components beyond 3 · 2^31 are left, in whole tiles, whose rows the last block finishes."""
+    return 3 * 2**31 // dim + 255 * 256
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("side", ["columns", "rows"])
 @pytest.mark.parametrize("loss", ["contrastive_l2", "multi_similarity"])
-def test_columns_beyond_2_31_components(loss: str, dtype: torch.dtype) -> None:
-    """The columns before the last few are not there at all: only the blocks of the last ones run."""
+def test_items_beyond_2_31_components(loss: str, side: str, dtype: torch.dtype) -> None:
+    """Those before the last few are not there at all: only the blocks of the last ones run."""
     dim, few = 256, 50
     pairs = make_pairs("labelled", 5, few, dim).to(dtype)
-    assert pairs.reference_labels is not None
-    missing = 3 * 2**31 // dim // 64 * 64
-    settings, module = LOSSES[loss], emulator.load()
+    missing = missing_items(dim)
+    settings = LOSSES[loss]._replace(proxy_rows=side == "rows", reduction="sum")
     here = kernels_of(pairs, settings, shared_bytes=NO_PASS_FOR_BOTH)
     *_, active = here.forward()
-    _, gradient = here.backward(np.ones(1, np.float32), True, True)
-    module.only_last_blocks(1)
-    try:
-        # Of forward: as many slices as tiles.
-        far = kernels_of(
-            pairs,
-            settings,
-            shared_bytes=NO_PASS_FOR_BOTH,
-            multiprocessors=missing // 64,
-            missing_columns=missing,
-        )
+    wanted = side == "rows", side == "columns"
+    gradient = here.backward(ONE, *wanted)[wanted.index(True)]
+    assert gradient.any()
+    far = kernels_of(  # as many slices as tiles of columns
+        pairs, settings, shared_bytes=NO_PASS_FOR_BOTH, multiprocessors=missing // 64,
+        **{f"missing_{side}": missing},
+    )  # fmt: skip
+    with emulator.only_end_blocks(0, 1):
+        _, row_state, _, far_active = far.forward()
+    assert len(far_active) == missing + few
+    assert (far_active[missing:] == active).all()
+    if side == "rows":
+        assert (row_state[:, missing:] == here.row_state()).all()
+    far.continue_from(here)
+    # What a hinge has left active the last blocks list, and the first visit.
+    with emulator.only_end_blocks(int(loss == "contrastive_l2"), 1):
+        far_gradient = far.backward(ONE, *wanted)[wanted.index(True)]
+    assert (far_gradient == gradient).all()
+
+
+def test_positives_beyond_2_31_components() -> None:
+    """Of triplet: proxies of the last classes, whose distances are listed before the pairs are looked at."""
+    dim, classes = 256, 12
+    pairs = make_pairs("proxies", 5, 4 * classes, dim, 4)
+    missing = missing_items(dim)
+    settings = Settings("triplet", [-0.1], "ball", "sum")
+    value, *_, active = kernels_of(pairs, settings).forward()
+    assert value > 0
+    moved = pairs._replace(labels=pairs.labels + missing // 4)
+    far = kernels_of(moved, settings, multiprocessors=missing // 64, missing_columns=missing)
+    with emulator.only_end_blocks(0, 1):
         *_, far_active = far.forward()
-        assert len(far_active) == missing + few
-        assert (far_active[missing:] == active).all()
-        far = kernels_of(pairs, settings, shared_bytes=NO_PASS_FOR_BOTH, missing_columns=missing)
-        far.continue_from(here)
-        if loss == "contrastive_l2":
-            return  # its backward looks at every column's flag
-        _, far_gradient = far.backward(np.ones(1, np.float32), True, True)
-        assert (far_gradient == gradient).all()
-    finally:
-        module.only_last_blocks(0)
+    assert (far_active[missing:] == active).all()
+    assert 0 < active.sum() < len(active)
+
+
+def test_nearest_references_beyond_2_31_components() -> None:
+    dim, few = 256, 50
+    generator = torch.Generator().manual_seed(0)
+    anchors, references = (torch.randn(n, dim, generator=generator) for n in (5, few))
+    missing = missing_items(dim)
+    right = nearest(anchors, references, 1)
+    with emulator.only_end_blocks(0, 1):
+        found = nearest(anchors, references, 1, multiprocessors=missing // 64, missing=missing)
+    assert (found.indices == right.indices + missing).all()
+    assert (found.distances == right.distances).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -191,19 +262,16 @@ def test_both_gradients_of_columns_beyond_2_31_components(loss: str, dtype: torc
     """Each block has a tile of the columns, and a part of the rows' gradients: the last begins beyond 2^31, too."""
     dim, few = 128, 50
     pairs = make_pairs("labelled", 5, few, dim).to(dtype)
-    missing = 3 * 2**31 // dim // 64 * 64
-    settings, module, one = LOSSES[loss], emulator.load(), np.ones(1, np.float32)
+    missing = missing_items(dim)
+    settings, module = LOSSES[loss], emulator.load()
     here = kernels_of(pairs, settings)
     here.forward()
-    rows, columns = here.backward(one, True, True)
+    rows, columns = here.backward(ONE, True, True)
     far = kernels_of(pairs, settings, multiprocessors=missing // 64 + 1, missing_columns=missing)
     far.continue_from(here)
     launched = module.launches()
-    module.only_last_blocks(1)
-    try:
-        far_rows, far_columns = far.backward(one, True, True)
-    finally:
-        module.only_last_blocks(0)
+    with emulator.only_end_blocks(0, 1):
+        far_rows, far_columns = far.backward(ONE, True, True)
     assert module.launches() - launched == 2  # one for both sides, one that adds up the rows' parts
     assert columns.any()
     assert (far_columns == columns).all()

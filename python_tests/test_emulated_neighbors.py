@@ -107,6 +107,17 @@ def test_pairs_much_closer_than_their_length() -> None:
     torch.testing.assert_close(found.distances.double(), exact, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("normalize", [None, "unit", "ball"])
+def test_copies_are_at_distance_zero_and_tie(normalize: str | None) -> None:
+    """Scaled alike, too, where a fused product would leave a distance of 1e-8."""
+    anchors = normal(40, 33)
+    references = torch.cat([normal(30, 33, seed=1), anchors, anchors, anchors])
+    for k in (1, 3):
+        found = emulate(anchors, references, k, normalize=normalize)
+        assert found.indices.tolist() == [[30 + i + 40 * copy for copy in range(k)] for i in range(40)]
+        assert not found.distances.any()
+
+
 def test_unaligned_memory() -> None:
     memory = integers(1 + 40 * 32, seed=0)
     anchors = memory[1:].view(40, 32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import emulator
 import pytest
 import torch
@@ -158,6 +160,41 @@ def test_tf32_is_coarser_and_three_products_are_not() -> None:
     assert 1e-5 < coarse < 2e-3
 
 
+def errors(pairs: Pairs, settings: Settings, **options: Any) -> list[tuple[float, float]]:
+    """The kernels' and eager PyTorch's, of the loss and the gradients, relative to the largest number."""
+    got = emulate(pairs, settings, **options)
+    truth, eager = (dense(pairs, settings, dtype) for dtype in (torch.float64, torch.float32))
+    return [
+        tuple(float((x.double() - exact).abs().max() / exact.abs().max()) for x in (ours, plain))  # type: ignore[misc]
+        for ours, exact, plain in zip(got, truth, eager, strict=True)
+        if ours is not None and exact is not None and plain is not None
+    ]
+
+
+@pytest.mark.parametrize("shared_bytes", [227 * 1024, 0])
+def test_gradients_over_many_columns_are_as_precise_as_eager(shared_bytes: int) -> None:
+    """Terms of one sign, where sums cut off by tensor cores are biased: 2e-5 here if one went through all tiles."""
+    generator = torch.Generator().manual_seed(0)
+    anchors, references = (torch.rand(n, 32, generator=generator) + 0.5 for n in (9, 3000))
+    pairs = Pairs(anchors, references, torch.arange(9), torch.full((3000,), 9))
+    settings = Settings("contrastive_cosine", [0.0, -1.0], "none", "sum")
+    with emulator.sums_cut_off():
+        for ours, eager in errors(pairs, settings, multiprocessors=1, shared_bytes=shared_bytes):
+            assert ours <= 2 * eager + 2e-7
+
+
+def test_similarities_of_many_components_are_as_precise_as_eager() -> None:
+    """Of like vectors: a product that is cut off in every step of 1,024 components is off by 1e-5."""
+    generator = torch.Generator().manual_seed(0)
+    centre = torch.randn(1024, generator=generator)
+    anchors, references = (centre + 0.3 * torch.randn(n, 1024, generator=generator) for n in (9, 40))
+    pairs = Pairs(anchors, references, torch.arange(9), torch.full((40,), 9))
+    settings = Settings("multi_similarity", [2.0, 1.0, 0.5], "unit", "sum")
+    with emulator.sums_cut_off():
+        for ours, eager in errors(pairs, settings):
+            assert ours <= 2 * eager + 6e-7
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_order_of_threads_and_blocks_changes_no_bit(loss: str) -> None:
     settings, pairs = LOSSES[loss], make_pairs("labelled", 70, 200, 40)
@@ -261,10 +298,31 @@ def test_gradients_of_close_pairs(device: str) -> None:
     assert_close(got, pairs, settings, slack=1e-5)
 
 
-def test_identical_vectors_have_distance_zero_and_no_gradient() -> None:
-    anchors = torch.randn(9, 33, generator=torch.Generator().manual_seed(0))
-    pairs = Pairs(anchors, anchors[:, None].clone(), torch.arange(9))
-    got = emulate(pairs, Settings("contrastive_l2", [0.0, 0.0], "none", "sum"))
+@pytest.mark.parametrize("normalize", ["none", "unit", "ball"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [33, 140])
+def test_identical_vectors_have_distance_zero_and_no_gradient(
+    dim: int, dtype: torch.dtype, normalize: str
+) -> None:
+    """Scaled alike, too, where a fused product would leave 1e-8 of rounding and a direction with it."""
+    anchors = torch.randn(90, dim, generator=torch.Generator().manual_seed(0)).to(dtype)
+    pairs = Pairs(anchors, anchors[:, None].clone(), torch.arange(90))
+    for shared_bytes in (227 * 1024, 0):
+        for proxy_rows in (False, True):
+            settings = Settings("contrastive_l2", [0.0, 0.0], normalize, "sum", proxy_rows)
+            got = emulate(pairs, settings, shared_bytes=shared_bytes)
+            assert got.value == 0
+            assert not got.grad_anchors.any()
+            assert got.grad_references is not None
+            assert not got.grad_references.any()
+
+
+@pytest.mark.parametrize("normalize", ["unit", "ball"])
+def test_triplets_of_identical_vectors(normalize: str) -> None:
+    """Of margin 0: the positive at distance 0, the negatives beyond it."""
+    anchors = torch.eye(20, 40) * torch.linspace(1.1, 3.7, 20)[:, None] + 0.1
+    pairs = Pairs(anchors, anchors[:, None].clone(), torch.arange(20))
+    got = emulate(pairs, Settings("triplet", [0.0], normalize, "sum"))
     assert got.value == 0
     assert not got.grad_anchors.any()
 

@@ -49,6 +49,36 @@ def test_one_product_rounds_to_tf32_and_three_do_not() -> None:
     assert fine == pytest.approx(1 + 2**-11 + 2**-20, abs=2**-22)
 
 
+def sum_of(begin: float, products: list[float]) -> float:
+    """Of one row and column: the products of eight numbers and 1, upon `begin`."""
+    a, b, d = (np.zeros(shape, np.float32) for shape in ((32, 4), (32, 2), (32, 4)))
+    for lane in LANES:
+        for i in range(4):
+            row, k = place_in_a(lane, i)
+            if row == 0:
+                a[lane, i] = products[k]
+    b[:], d[:] = 1, begin
+    return emulator.load().mma(a, b, d, False)[0, 0]
+
+
+def test_tensor_cores_cut_off_what_does_not_fit() -> None:
+    """As published of the A100: four products at a time, one bit beside a float's, towards zero."""
+    tiny = 2**-24
+    assert sum_of(1, [tiny] * 8) == 1  # to nearest, ties to even, one by one
+    with emulator.sums_cut_off():
+        assert (
+            sum_of(1, [tiny] * 8) == 1 + 8 * tiny
+        )  # the bit beside a float's holds them until four are there
+        assert sum_of(1, [tiny / 2] * 8) == 1
+        assert sum_of(1, [tiny, tiny / 2, tiny / 2, 0] * 2) == 1
+        assert sum_of(1, [3 * tiny, 0, 0, 0] * 2) == 1 + 4 * tiny  # 1 + 2 · tiny is left of each
+        assert sum_of(-1, [-3 * tiny, 0, 0, 0] * 2) == -1 - 4 * tiny
+        assert sum_of(1, [-tiny / 2] * 8) == 1
+        assert sum_of(0, [1, tiny / 2, -1, 0] + [0] * 4) == 0
+        assert np.isnan(sum_of(1, [np.nan] + [0] * 7))
+        assert sum_of(np.inf, [1] * 8) == np.inf
+
+
 # "Matrix Fragments for mma.m16n8k16 with floating point type", .f16 and .bf16.
 def place_in_a16(lane: int, i: int) -> tuple[int, int]:
     group, in_group = lane >> 2, lane % 4
@@ -117,6 +147,17 @@ def test_an_asynchronous_copy_arrives_when_waited_for(valid: int) -> None:
     before, after = emulator.load().async_copy(source, valid)
     assert np.isnan(before).all()
     assert after.tolist() == [1, 2, 3, 4][: valid // 4] + [0] * (4 - valid // 4)
+
+
+def test_products_are_fused_with_sums_where_the_source_lets_the_compiler() -> None:
+    """As by nvcc: a · b - a · b is what rounding the second product has left."""
+    generator = np.random.default_rng(0)
+    a, b = (generator.random(32).astype(np.float32) for _ in range(2))
+    plain, rounded = emulator.load().differences_of_products(a, b, a, b)
+    assert not rounded.any()
+    if not plain.any():
+        pytest.skip("this machine has no fused multiply-add, or the emulator does not know of it")
+    assert np.abs(plain).max() < 2**-24
 
 
 def test_a_missing_barrier_shows() -> None:

@@ -17,9 +17,9 @@ CCP_DEVICE void copy_async_16(void* shared, const void* global, int valid_bytes)
 }
 
 // Closes the group of copies started since the last commit.
-CCP_DEVICE void copy_async_commit() {
+CCP_DEVICE void copy_async_commit(CCP_HERE) {
 #if defined(CCP_HOST_EMU)
-  emu::async_commit();
+  emu::async_commit({file, line});
 #else
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 #endif
@@ -28,9 +28,9 @@ CCP_DEVICE void copy_async_commit() {
 // Waits until at most `kGroupsStillOut` of this thread's groups are under way. Other threads see the data after a
 // barrier.
 template <int kGroupsStillOut>
-CCP_DEVICE void copy_async_wait() {
+CCP_DEVICE void copy_async_wait(CCP_HERE) {
 #if defined(CCP_HOST_EMU)
-  emu::async_wait(kGroupsStillOut);
+  emu::async_wait(kGroupsStillOut, {file, line});
 #else
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kGroupsStillOut) : "memory");
 #endif

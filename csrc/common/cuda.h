@@ -4,6 +4,8 @@
 // Kernels keep to what both sides have: dynamic shared memory only, whole warps in every warp operation.
 #pragma once
 
+#include <cstdint>
+
 #if defined(CCP_HOST_EMU)
 
 #include "host_emu/cuda.h"
@@ -29,6 +31,11 @@ namespace ccp {
 
 constexpr int kWarp = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
+
+// No launch: what results of no items are is written so.
+inline cudaError_t clear_memory(void* memory, int64_t bytes, cudaStream_t stream) {
+  return bytes > 0 ? cudaMemsetAsync(memory, 0, size_t(bytes), stream) : cudaSuccess;
+}
 
 // More dynamic shared memory than 48 KiB has to be asked for, once per kernel and device.
 template <class Kernel>

@@ -7,6 +7,10 @@
 // tf32 keeps 10 of float's 23 fraction bits. A float is the sum of two such numbers to within 2^-22 of itself, so three
 // products (large·large + large·small + small·large) are as good as a float product; numbers that had 16 bits to begin
 // with (bfloat16, float16 in its normal range) are exact in one.
+//
+// A product is exact, but the cores cut off what they add to D below its last bit instead of rounding it (Fasi et al.
+// 2021, Ootomo & Yokota 2022), always towards zero: over n steps that is a bias of up to n/2 units of the last place.
+// So sums are kept short, and floats' own additions, which round, put them together: add().
 #pragma once
 
 #include "common/convert.h"
@@ -51,7 +55,8 @@ CCP_DEVICE void remainder_of_tf32(const Fragment& x, const Fragment& large, Frag
 
 #if defined(CCP_HOST_EMU)
 // The emulated warp hands its fragments round, and every lane computes its own four numbers. kPer numbers share a
-// register; number(register, i) is the i-th of them.
+// register; number(register, i) is the i-th of them. Sums are rounded after each term, or cut off where a test wants
+// it.
 template <int kPer, class A, class B, int kM, int kN, class Number>
 inline void emulate_mma(FragmentD (&d)[kM][kN], const A (&a)[kM], const B (&b)[kN], const Number& number) {
   struct Operands {
@@ -66,20 +71,41 @@ inline void emulate_mma(FragmentD (&d)[kM][kN], const A (&a)[kM], const B (&b)[k
       for (int n = 0; n < kN; ++n)
         for (int i = 0; i < 4; ++i) {
           const int row = g + 8 * (i / 2), column = 2 * t + i % 2;
-          float sum = d[m][n].v[i];
+          emu::TensorCoreSum sum(d[m][n].v[i], 4 * kPer);
           for (int k = 0; k < 8 * kPer; ++k) {
             // Element (row, k) of A and (k, column) of B, from the lanes that hold them.
             const int lane = k / kPer % 4, half = k / kPer / 4;
             const float left = number(of(row % 8 * 4 + lane).a[m].v[row / 8 + 2 * half], k % kPer);
             const float right = number(of(column * 4 + lane).b[n].v[half], k % kPer);
-            sum += left * right;
+            sum.add(left, right);
           }
-          d[m][n].v[i] = sum;
+          d[m][n].v[i] = sum.value();
         }
     return 0;
   });
 }
 #endif
+
+template <int kM, int kN>
+CCP_DEVICE void clear(FragmentD (&d)[kM][kN]) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int n = 0; n < kN; ++n) d[m][n] = {};
+}
+
+// sum += part, rounded to nearest.
+CCP_DEVICE void add(FragmentD& sum, const FragmentD& part) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) sum.v[i] += part.v[i];
+}
+template <int kM, int kN>
+CCP_DEVICE void add(FragmentD (&sum)[kM][kN], const FragmentD (&part)[kM][kN]) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int n = 0; n < kN; ++n) add(sum[m][n], part[m][n]);
+}
 
 // d[m][n] += a[m] · b[n]; operands hold tf32 numbers.
 template <int kM, int kN>

@@ -8,8 +8,10 @@
 #include <cstring>
 #include <functional>
 
+#include "common/simd.h"
 #include "host_emu/fibers.h"
 #include "host_emu/mbarriers.h"
+#include "host_emu/tensor_core_sum.h"
 #include "host_emu/warpgroups.h"
 
 #define __global__
@@ -44,7 +46,7 @@ inline cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int) {
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
-  std::memset(to, value, bytes);
+  ::ccp::emu::set_memory(to, value, bytes);
   return cudaSuccess;
 }
 
@@ -92,15 +94,15 @@ inline unsigned __ballot_sync(unsigned mask, bool vote) {
 inline int __any_sync(unsigned mask, bool vote) { return __ballot_sync(mask, vote) != 0; }
 inline int __all_sync(unsigned mask, bool vote) { return __ballot_sync(mask, !vote) == 0; }
 
-// Arithmetic
+// Arithmetic. What these round for itself is fused with nothing, as on a GPU; the rest the compiler fuses as nvcc does.
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline double __dadd_rn(double a, double b) { return a + b; }
-inline double __dsub_rn(double a, double b) { return a - b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return ::ccp::generic::in_register(a) + ::ccp::generic::in_register(b); }
+inline float __fsub_rn(float a, float b) { return ::ccp::generic::in_register(a) - ::ccp::generic::in_register(b); }
+inline float __fmul_rn(float a, float b) { return ::ccp::generic::in_register(a * b); }
+inline double __dadd_rn(double a, double b) { return ::ccp::generic::in_register(a) + ::ccp::generic::in_register(b); }
+inline double __dsub_rn(double a, double b) { return ::ccp::generic::in_register(a) - ::ccp::generic::in_register(b); }
+inline double __dmul_rn(double a, double b) { return ::ccp::generic::in_register(a * b); }
 
 // Atomics of integers: fibers of one thread of execution, so plain operations are atomic.
 template <class T>

@@ -67,7 +67,9 @@ struct State {
   std::exception_ptr failure;  // of a thread
   jmp_buf scheduler;
   ucontext_t scheduler_context;
-  int64_t last_blocks = 0, launches = 0, blocks = 0, matrix_loads = 0, matrix_conflicts = 0;
+  int64_t first_blocks = 0, last_blocks = 0;
+  const unsigned char *missing_begin = nullptr, *missing_end = nullptr;
+  int64_t launches = 0, blocks = 0, matrix_loads = 0, matrix_conflicts = 0;
 };
 
 State& state() {
@@ -214,9 +216,10 @@ void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void
   s.shared_end = s.shared_begin + shared_bytes;
   s.kernel = &kernel;
   ++s.launches;
-  const size_t run = s.last_blocks > 0 ? std::min(blocks, size_t(s.last_blocks)) : blocks;
+  const size_t some = size_t(s.first_blocks + s.last_blocks), run = some > 0 ? std::min(blocks, some) : blocks;
+  const size_t first = some > 0 ? std::min(run, size_t(s.first_blocks)) : run;
   std::vector<size_t> order(run);
-  for (size_t i = 0; i < run; ++i) order[i] = blocks - run + i;
+  for (size_t i = 0; i < run; ++i) order[i] = i < first ? i : blocks - run + i;
   std::shuffle(order.begin(), order.end(), s.random);
   for (const size_t b : order) {
     std::memset(s.shared.data(), kPoison, s.shared.size());
@@ -297,13 +300,15 @@ void async_copy(void* to, const void* from, size_t bytes, size_t valid_bytes) {
   state().current->open.push_back(std::move(copy));
 }
 
-void async_commit() {
+void async_commit(Site site) {
+  if (is_left_out(site)) return;
   Fiber& fiber = *state().current;
   fiber.groups.push_back(std::move(fiber.open));
   fiber.open.clear();
 }
 
-void async_wait(int groups_still_out) {
+void async_wait(int groups_still_out, Site site) {
+  if (is_left_out(site)) return;
   Fiber& fiber = *state().current;
   while (int(fiber.groups.size()) > groups_still_out) {
     arrive(fiber.groups.front());
@@ -320,7 +325,21 @@ std::vector<std::string> barriers_seen() {
 void leave_out(const std::string& barrier) { state().left_out = barrier; }
 void let_lag(bool lag) { state().lag = lag; }
 void forget_barriers() { state().seen.clear(); }
-void only_last_blocks(int64_t count) { state().last_blocks = count; }
+void only_end_blocks(int64_t first, int64_t last) {
+  state().first_blocks = first;
+  state().last_blocks = last;
+}
+void leave_alone(const void* begin, const void* end) {
+  state().missing_begin = static_cast<const unsigned char*>(begin);
+  state().missing_end = static_cast<const unsigned char*>(end);
+}
+void set_memory(void* to, int value, size_t bytes) {
+  auto* begin = static_cast<unsigned char*>(to);
+  auto* const end = begin + bytes;
+  if (begin >= state().missing_begin && begin < state().missing_end)
+    begin = std::min(end, const_cast<unsigned char*>(state().missing_end));
+  std::memset(begin, value, size_t(end - begin));
+}
 int64_t launches() { return state().launches; }
 int64_t matrix_loads() { return state().matrix_loads; }
 int64_t matrix_conflicts() { return state().matrix_conflicts; }

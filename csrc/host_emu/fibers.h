@@ -19,7 +19,7 @@ struct Dim3 {
   constexpr Dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-// Where a barrier stands in the source.
+// Where a barrier stands in the source, or whatever else a test may leave out.
 struct Site {
   const char* file;
   int line;
@@ -76,8 +76,8 @@ void count_matrix(const Of& of, int matrix) {
 // Asynchronous copies arrive only when they are waited for; until then the target holds NaN. Both addresses have to lie
 // on 16-byte boundaries, and the target in shared memory.
 void async_copy(void* to, const void* from, size_t bytes, size_t valid_bytes);
-void async_commit();
-void async_wait(int groups_still_out);
+void async_commit(Site site);
+void async_wait(int groups_still_out, Site site);
 
 // For tests.
 void set_seed(uint64_t seed);
@@ -86,10 +86,12 @@ void leave_out(const std::string& barrier);  // threads run through it; "" leave
 bool is_left_out(Site site);                 // and it has been seen
 void let_lag(bool lag);  // a few threads fall far behind, those of their own warp included, where nobody waits for them
 void forget_barriers();
-void only_last_blocks(int64_t count);  // of every grid, the others never run; 0: all do
-int64_t launches();                    // since the start
-int64_t matrix_loads();                // 8×8 matrices that ldmatrix has loaded
-int64_t matrix_conflicts();            // of those, with rows in the same banks
+void only_end_blocks(int64_t first, int64_t last);     // of every grid, the others never run; 0, 0: all do
+void leave_alone(const void* begin, const void* end);  // memory that is not there and that memsets shall not touch
+void set_memory(void* to, int value, size_t bytes);    // but for that
+int64_t launches();                                    // since the start
+int64_t matrix_loads();                                // 8×8 matrices that ldmatrix has loaded
+int64_t matrix_conflicts();                            // of those, with rows in the same banks
 
 }  // namespace emu
 }  // namespace ccp

@@ -4,7 +4,10 @@
 
 #include "host_emu/bindings.h"
 #include "host_emu/fibers.h"
+#include "host_emu/tensor_core_sum.h"
 #include "host_emu/warpgroups.h"
+
+namespace py = pybind11;
 
 PYBIND11_MODULE(_emulator, m) {
   m.doc() = "Runs the CUDA kernels' own source on the CPU";
@@ -13,7 +16,11 @@ PYBIND11_MODULE(_emulator, m) {
   m.def("forget_barriers", &ccp::emu::forget_barriers);
   m.def("let_lag", &ccp::emu::let_lag, "A few threads fall far behind the others from now on, or do not.");
   m.def("leave_out", &ccp::emu::leave_out, "Threads run through this barrier from now on; '' for none.");
-  m.def("only_last_blocks", &ccp::emu::only_last_blocks, "So many blocks of every grid run from now on; 0: all.");
+  m.def("only_end_blocks", &ccp::emu::only_end_blocks,
+        "So many first and last blocks of every grid run from now on; 0, 0: all.", py::arg("first"), py::arg("last"));
+  m.def(
+      "cut_off_sums", [](bool cut_off) { ccp::emu::sums_are_cut_off = cut_off; },
+      "Whether sums in tensor cores are cut off from now on instead of rounded.");
   m.def("launches", &ccp::emu::launches, "Of kernels, since the module was loaded.");
   m.def("products_side_by_side", &ccp::emu::products_side_by_side,
         "wgmma's, while another warpgroup's were under way.");

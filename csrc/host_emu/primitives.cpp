@@ -100,6 +100,21 @@ py::tuple async_copy_seen(Floats from, int valid_bytes, int misplaced) {
   return py::make_tuple(before, after);
 }
 
+// a · b - c · d for each thread, with or without products rounded for themselves.
+__global__ void subtract_products(const float* a, const float* b, const float* c, const float* d, float* plain,
+                                  float* rounded) {
+  const unsigned i = threadIdx.x;
+  plain[i] = a[i] * b[i] - c[i] * d[i];
+  rounded[i] = generic::rounded_product(a[i], b[i]) - generic::rounded_product(c[i], d[i]);
+}
+
+py::tuple differences_of_products(Floats a, Floats b, Floats c, Floats d) {
+  Floats plain(kWarp), rounded(kWarp);
+  CCP_LAUNCH(subtract_products, dim3(1), dim3(kWarp), 0, nullptr, a.data(), b.data(), c.data(), d.data(),
+             plain.mutable_data(), rounded.mutable_data());
+  return py::make_tuple(plain, rounded);
+}
+
 __global__ void reverse(const int* in, int* out) {
   CCP_SHARED(bytes);
   int* shared = reinterpret_cast<int*>(bytes);
@@ -137,6 +152,7 @@ void bind_primitives(py::module_& m) {
         py::arg("misplaced") = 0);
   m.def("no_blocks", [] { CCP_LAUNCH(wait_for_each_other, dim3(0), dim3(kWarp), 0, nullptr, ); });
   m.def("async_copy", &async_copy_seen, py::arg("source"), py::arg("valid_bytes"), py::arg("misplaced") = 0);
+  m.def("differences_of_products", &differences_of_products);
   m.def("reversed", &reversed);
   m.def("overrun", [] { CCP_LAUNCH(write_behind, dim3(1), dim3(kWarp), kWarp - 1, nullptr, ); });
   m.def("deadlock", [] { CCP_LAUNCH(wait_for_each_other, dim3(1), dim3(2 * kWarp), 0, nullptr, ); });

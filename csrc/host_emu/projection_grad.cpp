@@ -31,8 +31,8 @@ double projection_grad(const std::vector<std::tuple<Array, Array, Array, int64_t
                     dtype_named(previous.second), numel});
   std::vector<double> chunk_sums(size_t(cuda::projection_grad_chunks(list.data(), int64_t(list.size()))),
                                  std::numeric_limits<double>::quiet_NaN());
-  double wide = 0;
-  float narrow = 0;
+  double wide = std::numeric_limits<double>::quiet_NaN();
+  float narrow = std::numeric_limits<float>::quiet_NaN();
   const bool is_wide = dtype_named(penalty_dtype) == Dtype::kFloat64;
   cuda::projection_grad({list.data(), int64_t(list.size()), lam, chunk_sums.data(),
                          is_wide ? static_cast<void*>(&wide) : static_cast<void*>(&narrow), dtype_named(penalty_dtype)},

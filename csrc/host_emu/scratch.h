@@ -21,7 +21,7 @@ class GuardedScratch {
     begin_ = static_cast<unsigned char*>(memory) + kGuard;
     std::memset(begin_ - kGuard, kGuarded, kGuard);
     std::memset(begin_ + bytes, kGuarded, kGuard);
-    if (bytes <= kMostPoisoned) std::memset(begin_, poison, bytes);
+    if (poison && bytes <= kMostPoisoned) std::memset(begin_, poison, bytes);
   }
   ~GuardedScratch() { munmap(begin_ - kGuard, all_); }
   GuardedScratch(const GuardedScratch&) = delete;

@@ -42,6 +42,13 @@ void* before(const void* data, int64_t bytes) {
   return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(data) - uintptr_t(bytes));
 }
 
+// Zeros which take no memory until they are written.
+template <class T>
+py::array_t<T> unwritten(std::vector<int64_t> shape) {
+  const py::object zeros = py::module_::import("numpy").attr("zeros");
+  return py::array_t<T>(zeros(shape, py::dtype::of<T>()));
+}
+
 // Sixteen-bit numbers come as their bits.
 cuda::Side side_of(const py::array& items, const std::string& dtype, const std::optional<Labels>& labels,
                    int64_t group) {
@@ -56,12 +63,13 @@ class EmulatedLoss {
                py::array columns, const std::string& columns_dtype, std::optional<Labels> column_labels,
                int64_t column_group, const std::string& loss, std::vector<double> parameters,
                const std::string& normalize, const std::string& reduction, bool exclude_diagonal, bool precise,
-               int multiprocessors, size_t shared_bytes, bool hopper, int64_t missing_columns)
+               int multiprocessors, size_t shared_bytes, bool hopper, int64_t missing_rows, int64_t missing_columns)
       : rows_(rows),
         columns_(columns),
         row_labels_(row_labels),
         column_labels_(column_labels),
         parameters_(std::move(parameters)),
+        missing_rows_(missing_rows),
         missing_columns_(missing_columns),
         reduction_(reduction_by_name(reduction)) {
     problem_.loss = loss_by_name(loss);
@@ -69,12 +77,8 @@ class EmulatedLoss {
     problem_.rows = side_of(rows_, rows_dtype, row_labels_, row_group);
     problem_.columns = side_of(columns_, columns_dtype, column_labels_, column_group);
     problem_.dim = rows_.shape(1);
-    // For addresses beyond 32 bits: the columns before those that are there are never looked at.
-    problem_.columns.data = before(columns_.data(), missing_columns * problem_.dim * columns_.itemsize());
-    problem_.columns.count += missing_columns;
-    if (missing_columns > 0)
-      problem_.columns.labels =
-          static_cast<const int64_t*>(before(problem_.columns.labels, missing_columns * int64_t(sizeof(int64_t))));
+    put_behind(missing_rows, rows_.itemsize(), problem_.rows);
+    put_behind(missing_columns, columns_.itemsize(), problem_.columns);
     problem_.normalize = normalize_named(normalize);
     problem_.exclude_diagonal = exclude_diagonal;
     problem_.products = precise ? Products::kThree : Products::kOne;
@@ -82,10 +86,13 @@ class EmulatedLoss {
     problem_.shared_bytes = shared_bytes;
     problem_.hopper = hopper;
     loss_ = py::array_t<float>(reduction_ == Reduction::kNone ? problem_.rows.count : 1);
-    row_state_ = py::array_t<float>({int64_t(kSaved), problem_.rows.count});
+    row_state_ = unwritten<float>({int64_t(kSaved), problem_.rows.count});
     normalizer_ = py::array_t<double>(2);
-    active_ = py::array_t<uint8_t>(std::max(problem_.rows.count, problem_.columns.count));
+    active_ = unwritten<uint8_t>({std::max(problem_.rows.count, problem_.columns.count)});
   }
+
+  // -1: the GPU has to be asked.
+  int64_t most_positives() const { return cuda::most_positives(problem_); }
 
   py::tuple forward() {
     list_positives();
@@ -96,15 +103,16 @@ class EmulatedLoss {
                             active_.mutable_data(),
                             nullptr,
                             false};
-    GuardedScratch scratch(cuda::forward_workspace_bytes(problem_));
+    GuardedScratch scratch(cuda::forward_workspace_bytes(problem_), poison());
     cuda::similarity_loss_forward(problem_, out, scratch.data(), nullptr);
     scratch.check();
     return py::make_tuple(loss_, row_state_, normalizer_, active_);
   }
 
-  // What another's forward has found, of columns that are this one's last.
+  // What another's forward has found, of rows and columns that are this one's last.
   void continue_from(const EmulatedLoss& other) {
-    row_state_ = other.row_state_;
+    for (int k = 0; k < kSaved; ++k)
+      std::copy_n(other.row_state_.data(k, 0), other.problem_.rows.count, row_state_.mutable_data(k, missing_rows_));
     normalizer_ = other.normalizer_;
     std::copy_n(other.active_.data(), other.active_.size(),
                 active_.mutable_data() + (active_.size() - other.active_.size()));
@@ -161,20 +169,36 @@ class EmulatedLoss {
   }
 
  private:
+  // For addresses beyond 32 bits: the items before those that are there are never looked at.
+  void put_behind(int64_t missing, int64_t itemsize, cuda::Side& side) const {
+    side.data = before(side.data, missing * problem_.dim * itemsize);
+    side.count += missing;
+    if (side.labels) side.labels = static_cast<const int64_t*>(before(side.labels, missing * int64_t(sizeof(int64_t))));
+  }
+
   py::tuple gradients(py::array_t<float, py::array::c_style> grad_loss, bool need_rows, bool need_columns) {
     py::array rows = gradient_like(rows_, need_rows), columns = gradient_like(columns_, need_columns);
-    const cuda::Backward out{
-        reduction_,
-        grad_loss.data(),
-        row_state_.data(),
-        normalizer_.data(),
-        active_.data(),
-        need_rows ? rows.mutable_data() : nullptr,
-        need_columns ? before(columns.mutable_data(), missing_columns_ * problem_.dim * columns_.itemsize()) : nullptr};
-    GuardedScratch scratch(cuda::backward_workspace_bytes(problem_, out));
+    const cuda::Backward out{reduction_,
+                             grad_loss.data(),
+                             row_state_.data(),
+                             normalizer_.data(),
+                             active_.data(),
+                             need_rows ? gradient_behind(missing_rows_, rows) : nullptr,
+                             need_columns ? gradient_behind(missing_columns_, columns) : nullptr};
+    GuardedScratch scratch(cuda::backward_workspace_bytes(problem_, out), poison());
     cuda::similarity_loss_backward(problem_, out, scratch.data(), nullptr);
     scratch.check();
     return py::make_tuple(rows, columns);
+  }
+
+  // Parts of blocks that never run are zero, and take no memory.
+  unsigned char poison() const { return missing_rows_ + missing_columns_ > 0 ? 0 : 0xff; }
+
+  // Where the gradient would begin; what is cleared before those that are there is not.
+  void* gradient_behind(int64_t missing, py::array& there) const {
+    void* begin = before(there.mutable_data(), missing * problem_.dim * there.itemsize());
+    if (missing > 0) leave_alone(begin, there.mutable_data());
+    return begin;
   }
 
   static py::array gradient_like(const py::array& items, bool wanted) {
@@ -183,18 +207,19 @@ class EmulatedLoss {
   }
 
   void list_positives() {
-    if (!cuda::uses_positives(problem_.loss)) return;
+    if (!cuda::uses_positives(problem_.loss) || problem_.rows.count == 0 || problem_.columns.count == 0) return;
     starts_.assign(size_t(problem_.rows.count) + 1, -1);
     cuda::count_positives(problem_, starts_.data(), nullptr);
-    const size_t count = size_t(starts_.back());
+    const int64_t most = cuda::most_positives(problem_);
+    const size_t count = size_t(most < 0 ? starts_.back() : most);
     positive_columns_.assign(count, -1);
     distances_.assign(count, -1);
     counters_.assign(count, -1);
     farthest_.assign(size_t(problem_.rows.count), -1);
     problem_.positives = {starts_.data(),   positive_columns_.data(), distances_.data(),
                           farthest_.data(), counters_.data(),         false};
-    cuda::gather_positives(problem_, positive_columns_.data(), distances_.data(), farthest_.data(), counters_.data(),
-                           nullptr);
+    cuda::gather_positives(problem_, starts_.data(), positive_columns_.data(), distances_.data(), farthest_.data(),
+                           counters_.data(), nullptr);
   }
 
   void list_known_positives(const Numbers& distances, const std::optional<Counts>& counts) {
@@ -212,7 +237,7 @@ class EmulatedLoss {
   py::array rows_, columns_;
   std::optional<Labels> row_labels_, column_labels_;
   std::vector<double> parameters_;
-  int64_t missing_columns_;
+  int64_t missing_rows_, missing_columns_;
   Reduction reduction_;
   cuda::Problem problem_{};
   py::array_t<float> loss_, row_state_;
@@ -239,12 +264,13 @@ void bind_similarity_loss(py::module_& m) {
   py::class_<EmulatedLoss>(m, "SimilarityLoss")
       .def(py::init<py::array, const std::string&, std::optional<Labels>, int64_t, py::array, const std::string&,
                     std::optional<Labels>, int64_t, const std::string&, std::vector<double>, const std::string&,
-                    const std::string&, bool, bool, int, size_t, bool, int64_t>(),
+                    const std::string&, bool, bool, int, size_t, bool, int64_t, int64_t>(),
            py::arg("rows"), py::arg("rows_dtype"), py::arg("row_labels"), py::arg("row_group"), py::arg("columns"),
            py::arg("columns_dtype"), py::arg("column_labels"), py::arg("column_group"), py::arg("loss"),
            py::arg("parameters"), py::arg("normalize"), py::arg("reduction"), py::arg("exclude_diagonal"),
            py::arg("precise"), py::arg("multiprocessors"), py::arg("shared_bytes"), py::arg("hopper"),
-           py::arg("missing_columns"))
+           py::arg("missing_rows"), py::arg("missing_columns"))
+      .def("most_positives", &EmulatedLoss::most_positives)
       .def("forward", &EmulatedLoss::forward, "(loss, row_state, normalizer, active)")
       .def("continue_from", &EmulatedLoss::continue_from, py::arg("other"))
       .def("row_state", &EmulatedLoss::row_state, "[3, rows]")

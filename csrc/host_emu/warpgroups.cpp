@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "host_emu/tensor_core_sum.h"
+
 namespace ccp {
 namespace emu {
 
@@ -78,9 +80,9 @@ void add_to(std::array<float, kSums>& sums, const Product& p) {
       for (int k = 0; k < kK; ++k) a[i / 2][k] = p.number(element(p.a, row, k));
   });
   for_each_sum([&](int i, int, int column) {
-    float sum = sums[size_t(i)];
-    for (int k = 0; k < kK; ++k) sum += a[i / 2 % 2][k] * p.number(element(p.b, column, k));
-    sums[size_t(i)] = sum;
+    TensorCoreSum sum(sums[size_t(i)], kK);
+    for (int k = 0; k < kK; ++k) sum.add(a[i / 2 % 2][k], p.number(element(p.b, column, k)));
+    sums[size_t(i)] = sum.value();
   });
 }
 

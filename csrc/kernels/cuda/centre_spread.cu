@@ -74,10 +74,12 @@ __global__ void __launch_bounds__(kThreads) differentiate(const SpreadJob job, c
     };
     // With respect to the normalised centre, component d. All lanes together.
     const auto pull = [&](int64_t d) {
-      const float v = component(own, d) * scale;
+      // Rounded for themselves, as in load_scaled.
+      const float v = generic::rounded_product(component(own, d), scale);
       float g = 0;
       for (int k = 0; k < size; ++k)
-        g += (v - component(k, d) * __shfl_sync(kFullWarp, scales, k)) * __shfl_sync(kFullWarp, slopes, k);
+        g += (v - generic::rounded_product(component(k, d), __shfl_sync(kFullWarp, scales, k))) *
+             __shfl_sync(kFullWarp, slopes, k);
       return g;
     };
     float dot = 0;
@@ -103,25 +105,28 @@ int64_t blocks_for(int64_t warps) {
   return blocks < kMostBlocks ? blocks : kMostBlocks;
 }
 
+// Otherwise the value is zero, and there is no gradient.
+bool has_components(const CentreSpread& p) { return p.classes * p.size * p.dim > 0; }
+
 }  // namespace
 
 int64_t centre_spread_blocks(const CentreSpread& problem) { return blocks_for(problem.classes); }
 
 cudaError_t centre_spread(const CentreSpread& problem, double* scratch, float* value, cudaStream_t stream) {
+  if (!has_components(problem)) return clear_memory(value, sizeof(float), stream);
   const SpreadJob job = job_of(problem);
   const int64_t blocks = centre_spread_blocks(problem);
-  if (blocks > 0)
-    CCP_LAUNCH(add_distances, dim3(unsigned(blocks)), dim3(kThreads), sizeof(double) * kWarps, stream, job, scratch);
+  CCP_LAUNCH(add_distances, dim3(unsigned(blocks)), dim3(kThreads), sizeof(double) * kWarps, stream, job, scratch);
   CCP_LAUNCH(add_blocks, dim3(1), dim3(kWarp), 0, stream, scratch, blocks, job.pairs, value);
   return cudaGetLastError();
 }
 
 cudaError_t centre_spread_backward(const CentreSpread& problem, const float* grad, void* gradient,
                                    cudaStream_t stream) {
+  if (!has_components(problem)) return cudaSuccess;
   const int64_t blocks = divide_up(problem.classes * problem.size, kWarps);
-  if (blocks > 0)
-    CCP_LAUNCH(differentiate, dim3(unsigned(blocks < 65536 ? blocks : 65536)), dim3(kThreads), 0, stream,
-               job_of(problem), grad, gradient);
+  CCP_LAUNCH(differentiate, dim3(unsigned(blocks < 65536 ? blocks : 65536)), dim3(kThreads), 0, stream, job_of(problem),
+             grad, gradient);
   return cudaGetLastError();
 }
 

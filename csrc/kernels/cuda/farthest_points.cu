@@ -27,6 +27,18 @@ int64_t number_bytes(const FarthestPointsProblem& p) { return p.points.dtype == 
 }  // namespace
 }  // namespace k_center
 
+namespace {
+
+// All segments are empty: indices of -1, and radii of zero.
+cudaError_t fill_empty(const FarthestPointsProblem& p, cudaStream_t stream) {
+  const int64_t picks = p.segments * p.k;
+  if (picks == 0) return cudaSuccess;
+  const cudaError_t error = cudaMemsetAsync(p.indices, 0xff, sizeof(int64_t) * size_t(picks), stream);
+  return error == cudaSuccess ? clear_memory(p.radii, picks * k_center::number_bytes(p), stream) : error;
+}
+
+}  // namespace
+
 FarthestPointsPlan plan_farthest_points(const FarthestPointsProblem& p, int64_t shared_limit) {
   using namespace k_center;
   const int64_t bytes = number_bytes(p), stride = stride_of(p.dim), segments = max(p.segments, 1);
@@ -68,7 +80,7 @@ size_t farthest_points_workspace_bytes(const FarthestPointsProblem& problem, con
 
 cudaError_t farthest_points(const FarthestPointsProblem& problem, const FarthestPointsPlan& plan, void* workspace,
                             cudaStream_t stream) {
-  if (problem.segments == 0) return cudaSuccess;
+  if (problem.points.rows == 0 || problem.segments == 0) return fill_empty(problem, stream);
   switch (problem.points.dtype) {
     case Dtype::kFloat32:
       return k_center::launch_float32(problem, plan, workspace, stream);

@@ -153,13 +153,14 @@ int64_t projection_grad_chunks(const ProjectionTensor* tensors, int64_t count) {
 
 cudaError_t projection_grad(const ProjectionGrad& problem, cudaStream_t stream) {
   using namespace projection;
+  const int64_t chunks = projection_grad_chunks(problem.tensors, problem.count);
+  if (chunks == 0) return clear_memory(problem.penalty, dtype_bytes(problem.penalty_dtype), stream);
   for (const Launch launch : kLaunches) {
     const cudaError_t error = launch_all(launch, problem, stream);
     if (error != cudaSuccess) return error;
   }
   CCP_LAUNCH(projection_penalty_kernel, dim3(1), dim3(kThreads), 2 * kStreamers * sizeof(double), stream,
-             problem.chunk_sums, projection_grad_chunks(problem.tensors, problem.count), problem.lam, problem.penalty,
-             problem.penalty_dtype == Dtype::kFloat64);
+             problem.chunk_sums, chunks, problem.lam, problem.penalty, problem.penalty_dtype == Dtype::kFloat64);
   return cudaGetLastError();
 }
 

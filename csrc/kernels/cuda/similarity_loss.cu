@@ -27,8 +27,7 @@ Problem in_whole_groups(Problem p) {
 }
 
 cudaError_t clear(void* gradient, const Side& side, int64_t dim, cudaStream_t stream) {
-  const int64_t bytes = side.count * dim * dtype_bytes(side.dtype);
-  return gradient && bytes > 0 ? cudaMemsetAsync(gradient, 0, size_t(bytes), stream) : cudaSuccess;
+  return gradient ? clear_memory(gradient, side.count * dim * dtype_bytes(side.dtype), stream) : cudaSuccess;
 }
 
 GradientInputs inputs_of(const Problem& p, const Backward& out) {
@@ -134,7 +133,7 @@ cudaError_t similarity_loss_forward(const Problem& problem, const Forward& out, 
 cudaError_t similarity_loss_backward(const Problem& problem, const Backward& out, void* workspace,
                                      cudaStream_t stream) {
   const Problem p = in_whole_groups(problem);
-  if (!has_pairs(p)) {
+  if (!has_gradients(p)) {
     const cudaError_t error = clear(out.grad_rows, p.rows, p.dim, stream);
     return error == cudaSuccess ? clear(out.grad_columns, p.columns, p.dim, stream) : error;
   }

@@ -87,11 +87,14 @@ cudaError_t similarity_loss_count(const Problem& problem, cudaStream_t stream);
 
 bool uses_positives(LossId loss);
 
-// starts[i + 1] - starts[i] positives for each row i; starts[rows] is how long the lists must be.
+// How long the lists of positives can get, where that is known beforehand or little; otherwise -1, and the GPU has to
+// be asked for starts[rows], and waited for, which a CUDA graph cannot.
+int64_t most_positives(const Problem& problem);
+// starts[i + 1] - starts[i] positives for each row i. Those among proxies need not be counted.
 cudaError_t count_positives(const Problem& problem, int64_t* starts, cudaStream_t stream);
-// The other lists, given problem.positives.starts; counters become zero.
-cudaError_t gather_positives(const Problem& problem, int64_t* columns, float* distances, float* farthest,
-                             int32_t* active, cudaStream_t stream);
+// The other lists, given `starts`, which is written itself where the columns are proxies; counters become zero.
+cudaError_t gather_positives(const Problem& problem, int64_t* starts, int64_t* columns, float* distances,
+                             float* farthest, int32_t* active, cudaStream_t stream);
 // The lists where the distances [rows, columns.group] are known and not all positives are among the columns, which are
 // proxies. counts [rows, columns.group]: nullptr for zeros.
 cudaError_t list_known_positives(const Problem& problem, const float* distances, const int32_t* counts, int64_t* starts,

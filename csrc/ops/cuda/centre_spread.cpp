@@ -1,6 +1,7 @@
 #include "kernels/cuda/centre_spread.h"
 
 #include "ops/centre_spread.h"
+#include "ops/cuda/check_device.h"
 #include "ops/cuda/stream.h"
 #include "ops/ops.h"
 
@@ -17,7 +18,7 @@ cuda::CentreSpread problem_of(const Tensor& contiguous) {
 }  // namespace
 
 Tensor centre_spread_cuda(const Tensor& proxies) {
-  const DeviceGuard guard(proxies);
+  const DeviceGuard guard(proxies, "proxies");
   check_centres(proxies);
   const Tensor centres = torch::stable::contiguous(proxies);
   const cuda::CentreSpread problem = problem_of(centres);
@@ -29,9 +30,10 @@ Tensor centre_spread_cuda(const Tensor& proxies) {
 }
 
 Tensor centre_spread_backward_cuda(const Tensor& grad, const Tensor& proxies) {
-  const DeviceGuard guard(proxies);
+  const DeviceGuard guard(proxies, "proxies");
   check_centres(proxies);
   check_spread_gradient(grad, proxies);
+  check_device(grad, proxies, "grad", "proxies");
   const Tensor centres = torch::stable::contiguous(proxies);
   Tensor gradient = torch::stable::new_empty(proxies, proxies.sizes());
   CCP_CUDA_CHECK(cuda::centre_spread_backward(problem_of(centres), grad.const_data_ptr<float>(),

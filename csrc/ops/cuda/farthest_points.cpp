@@ -1,5 +1,6 @@
 #include "kernels/cuda/farthest_points.h"
 
+#include "ops/cuda/check_device.h"
 #include "ops/cuda/stream.h"
 #include "ops/describe.h"
 #include "ops/ops.h"
@@ -8,16 +9,11 @@
 namespace ccp {
 namespace {
 
-void check_device(const Tensor& tensor, const Tensor& points, const char* name) {
-  CCP_CHECK(tensor.is_cuda() && tensor.get_device_index() == points.get_device_index(), name,
-            ": expected a tensor on CUDA device ", points.get_device_index(), " like points");
-}
-
 // What the offsets say is left to the kernels: to read it here would be to wait for the GPU.
 void check_ragged(const Tensor& vectors, const Tensor& offsets, const Tensor& points, const char* name,
                   const char* offsets_name) {
-  check_device(vectors, points, name);
-  check_device(offsets, points, offsets_name);
+  check_device(vectors, points, name, "points");
+  check_device(offsets, points, offsets_name, "points");
   CCP_CHECK(vectors.dim() == 2, name, ": expected shape [N, D], got ", shape_of(vectors));
   CCP_CHECK(offsets.scalar_type() == ScalarType::Long && offsets.dim() == 1 && offsets.size(0) >= 1, offsets_name,
             ": expected int64 of shape [S + 1], got shape ", shape_of(offsets), " and dtype code ",
@@ -43,9 +39,8 @@ std::tuple<Tensor, Tensor> farthest_points_cuda(const Tensor& points_in, const T
                                                 const OpString& normalize, bool pad) {
   CCP_CHECK(k >= 1, "k: expected at least 1, got ", k);
   CCP_CHECK(seeds_in.has_value() == seed_offsets_in.has_value(), "seeds and seed_offsets: expected both or neither");
-  CCP_CHECK(points_in.is_cuda(), "points: expected a CUDA tensor like the others, got a CPU tensor");
+  const DeviceGuard guard(points_in, "points");
   check_ragged(points_in, offsets_in, points_in, "points", "offsets");
-  const DeviceGuard guard(points_in);
   const Tensor points = torch::stable::contiguous(points_in);
   const Tensor offsets = torch::stable::contiguous(offsets_in);
 

@@ -1,5 +1,6 @@
 #include "kernels/cuda/nearest_references.h"
 
+#include "ops/cuda/check_device.h"
 #include "ops/cuda/stream.h"
 #include "ops/nearest_references.h"
 #include "ops/ops.h"
@@ -19,10 +20,8 @@ cuda::Side side_of(const Tensor& tensor, int64_t count, const char* name) {
 std::tuple<Tensor, Tensor> nearest_references_cuda(const Tensor& anchors_in, const Tensor& references_in, int64_t k,
                                                    const OpString& normalize, bool exclude_self, bool allow_tf32) {
   const NeighborShapes shapes = check_neighbors(anchors_in, references_in, k, exclude_self);
-  CCP_CHECK(anchors_in.is_cuda() && references_in.is_cuda() &&
-                anchors_in.get_device_index() == references_in.get_device_index(),
-            "anchors, references: expected both on the same CUDA device");
-  const DeviceGuard guard(anchors_in);
+  const DeviceGuard guard(anchors_in, "anchors");
+  check_device(references_in, anchors_in, "references", "anchors");
   const Tensor anchors = torch::stable::contiguous(anchors_in);
   const Tensor references = torch::stable::contiguous(references_in);
 

@@ -7,9 +7,8 @@ namespace ccp {
 
 Tensor projection_grad_cuda_(const std::vector<Tensor>& grads, const std::vector<Tensor>& params,
                              const std::vector<Tensor>& previous, double lam) {
-  CCP_CHECK(!params.empty() && params[0].is_cuda(),
-            "params[0]: expected a CUDA tensor like the others, got a CPU tensor");
-  const DeviceGuard guard(params[0]);
+  CCP_CHECK(!params.empty(), "params: expected at least one CUDA tensor, got none");
+  const DeviceGuard guard(params[0], "params[0]");
   ProjectionLists lists = check_projection(grads, params, previous);
   const int64_t count = int64_t(lists.tensors.size());
   const int64_t chunks = cuda::projection_grad_chunks(lists.tensors.data(), count);

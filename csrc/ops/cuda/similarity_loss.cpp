@@ -7,7 +7,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> similarity_loss_cuda(
     const Tensor& anchors, const Tensor& references, const Tensor& labels,
     const std::optional<Tensor>& reference_labels, const OpString& loss, const std::vector<double>& parameters,
     const OpString& normalize, const OpString& reduction, bool proxy_rows, bool exclude_self, bool allow_tf32) {
-  const DeviceGuard guard(anchors);
+  const DeviceGuard guard(anchors, "anchors");
   const CudaProblem cuda(anchors, references, labels, reference_labels, loss, parameters, normalize, proxy_rows,
                          exclude_self, allow_tf32);
   const cuda::Problem& problem = cuda.problem;
@@ -36,14 +36,14 @@ std::tuple<Tensor, Tensor> similarity_loss_backward_cuda(
     const Tensor& active, const OpString& loss, const std::vector<double>& parameters, const OpString& normalize,
     const OpString& reduction, bool proxy_rows, bool exclude_self, bool allow_tf32, bool need_anchors,
     bool need_references) {
-  const DeviceGuard guard(anchors);
+  const DeviceGuard guard(anchors, "anchors");
   const CudaProblem cuda(anchors, references, labels, reference_labels, loss, parameters, normalize, proxy_rows,
                          exclude_self, allow_tf32);
   const cuda::Problem& problem = cuda.problem;
   const Reduction reduce = find_reduction(reduction);
-  CCP_CHECK(grad_loss.scalar_type() == ScalarType::Float &&
-                grad_loss.numel() == (reduce == Reduction::kNone ? problem.rows.count : 1),
-            "grad_loss: expected one float32 number per loss value");
+  cuda.check_saved(grad_loss, row_state, normalizer, active);
+  CCP_CHECK(grad_loss.numel() == (reduce == Reduction::kNone ? problem.rows.count : 1),
+            "grad_loss: expected one number per loss value");
   const auto gradient = [](const Tensor& of, bool needed) {
     return needed ? torch::stable::new_empty(of, of.sizes()) : empty_like_on(of, {0}, of.scalar_type());
   };
@@ -51,11 +51,12 @@ std::tuple<Tensor, Tensor> similarity_loss_backward_cuda(
   void* to_anchors = need_anchors ? grad_anchors.mutable_data_ptr() : nullptr;
   void* to_references = need_references ? grad_references.mutable_data_ptr() : nullptr;
   const Tensor grad = torch::stable::contiguous(grad_loss), states = torch::stable::contiguous(row_state);
+  const Tensor divisors = torch::stable::contiguous(normalizer), flags = torch::stable::contiguous(active);
   const cuda::Backward out{reduce,
                            static_cast<const float*>(grad.const_data_ptr()),
                            static_cast<const float*>(states.const_data_ptr()),
-                           static_cast<const double*>(normalizer.const_data_ptr()),
-                           static_cast<const uint8_t*>(active.const_data_ptr()),
+                           static_cast<const double*>(divisors.const_data_ptr()),
+                           static_cast<const uint8_t*>(flags.const_data_ptr()),
                            proxy_rows ? to_references : to_anchors,
                            proxy_rows ? to_anchors : to_references};
   const Tensor workspace =

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cuda/similarity_loss.h"
+#include "ops/cuda/check_device.h"
 #include "ops/cuda/stream.h"
 #include "ops/similarity_loss.h"
 
@@ -26,6 +27,9 @@ class CudaProblem {
         labels_(torch::stable::contiguous(labels)),
         parameters_(parameters),
         stream(current_stream(anchors)) {
+    check_device(references, anchors, "references", "anchors");
+    check_device(labels, anchors, "labels", "anchors");
+    if (reference_labels) check_device(*reference_labels, anchors, "reference_labels", "anchors");
     const PairShapes shapes = check_pairs(anchors, references, labels, reference_labels, exclude_self);
     const LossEntry entry = check_loss(loss, parameters, shapes, proxy_rows);
     const auto side = [](const Tensor& tensor, int64_t count, const char* name) {
@@ -65,8 +69,12 @@ class CudaProblem {
   // Instead of looking for them among the columns.
   void list_known_positives(const Tensor& distances, const std::optional<Tensor>& counts) {
     const int64_t rows = problem.rows.count, group = problem.columns.group;
+    check_device(distances, anchors_, "positives", "anchors");
     check_known_positives(distances, "positives", rows, group, ScalarType::Float);
-    if (counts) check_known_positives(*counts, "counts", rows, group, ScalarType::Int);
+    if (counts) {
+      check_device(*counts, anchors_, "counts", "anchors");
+      check_known_positives(*counts, "counts", rows, group, ScalarType::Int);
+    }
     held_.push_back(torch::stable::contiguous(distances));
     const float* known = static_cast<const float*>(held_.back().const_data_ptr());
     const int32_t* active = nullptr;
@@ -85,6 +93,18 @@ class CudaProblem {
   // [rows, group] of known positives.
   const Tensor& counters() const { return *counters_; }
 
+  // Of backward.
+  void check_saved(const Tensor& grad_loss, const Tensor& row_state, const Tensor& normalizer,
+                   const Tensor& active) const {
+    check_device(grad_loss, anchors_, "grad_loss", "anchors");
+    check_device(row_state, anchors_, "row_state", "anchors");
+    check_device(normalizer, anchors_, "normalizer", "anchors");
+    check_device(active, anchors_, "active", "anchors");
+    check_backward(grad_loss, row_state, normalizer, active, problem.rows.count, problem.columns.count,
+                   ScalarType::Float);
+    CCP_CHECK(grad_loss.scalar_type() == ScalarType::Float, "grad_loss: expected float32");
+  }
+
  private:
   template <class T>
   T* hold(int64_t count, ScalarType type) {
@@ -93,16 +113,11 @@ class CudaProblem {
   }
 
   void list_positives() {
+    if (problem.rows.count == 0 || problem.columns.count == 0) return;
     int64_t* starts = hold<int64_t>(problem.rows.count + 1, ScalarType::Long);
     CCP_CUDA_CHECK(cuda::count_positives(problem, starts, stream));
-    // With proxies it is known beforehand how long the lists can get; with labelled references the GPU has to be asked,
-    // and waited for.
-    int64_t length = 0;
-    if (!problem.columns.labels)
-      length = problem.rows.count * problem.columns.group;
-    else if (!problem.rows.labels)
-      length = problem.columns.count * problem.rows.group;
-    else {
+    int64_t length = cuda::most_positives(problem);
+    if (length < 0) {
       CCP_CUDA_CHECK(
           cudaMemcpyAsync(&length, starts + problem.rows.count, sizeof(length), cudaMemcpyDeviceToHost, stream));
       CCP_CUDA_CHECK(cudaStreamSynchronize(stream));
@@ -112,7 +127,7 @@ class CudaProblem {
     float* farthest = hold<float>(problem.rows.count, ScalarType::Float);
     int32_t* active = hold<int32_t>(length, ScalarType::Int);
     problem.positives = {starts, columns, distances, farthest, active, false};
-    CCP_CUDA_CHECK(cuda::gather_positives(problem, columns, distances, farthest, active, stream));
+    CCP_CUDA_CHECK(cuda::gather_positives(problem, starts, columns, distances, farthest, active, stream));
   }
 
   Tensor anchors_, references_, labels_;

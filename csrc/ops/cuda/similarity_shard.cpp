@@ -25,7 +25,7 @@ std::tuple<Tensor, Tensor> similarity_shard_states_cuda(const Tensor& anchors, c
                                                         const Tensor& labels, const std::optional<Tensor>& positives,
                                                         const OpString& loss, const std::vector<double>& parameters,
                                                         const OpString& normalize, bool proxy_rows, bool allow_tf32) {
-  const DeviceGuard guard(anchors);
+  const DeviceGuard guard(anchors, "anchors");
   const CudaProblem cuda = shard_problem(anchors, proxies, labels, positives, std::nullopt, loss, parameters, normalize,
                                          proxy_rows, allow_tf32);
   const cuda::Problem& problem = cuda.problem;
@@ -46,7 +46,7 @@ std::tuple<Tensor, Tensor> similarity_shard_states_cuda(const Tensor& anchors, c
 
 std::tuple<Tensor, Tensor> similarity_finish_cuda(const Tensor& states, int64_t columns, const OpString& loss,
                                                   const std::vector<double>& parameters) {
-  const DeviceGuard guard(states);
+  const DeviceGuard guard(states, "states");
   const LossEntry entry = check_states(states, loss, parameters);
   CCP_CHECK(states.scalar_type() == ScalarType::Float, "states: expected float32 on a GPU");
   const Tensor parts = torch::stable::contiguous(states);
@@ -68,7 +68,7 @@ std::tuple<Tensor, Tensor> similarity_finish_cuda(const Tensor& states, int64_t 
 Tensor similarity_shard_counts_cuda(const Tensor& anchors, const Tensor& proxies, const Tensor& labels,
                                     const Tensor& positives, const OpString& loss,
                                     const std::vector<double>& parameters, const OpString& normalize, bool allow_tf32) {
-  const DeviceGuard guard(anchors);
+  const DeviceGuard guard(anchors, "anchors");
   const CudaProblem cuda =
       shard_problem(anchors, proxies, labels, positives, std::nullopt, loss, parameters, normalize, false, allow_tf32);
   CCP_CUDA_CHECK(cuda::similarity_loss_count(cuda.problem, cuda.stream));
@@ -80,14 +80,12 @@ std::tuple<Tensor, Tensor> similarity_shard_backward_cuda(
     const std::optional<Tensor>& positives, const std::optional<Tensor>& counts, const Tensor& row_state,
     const Tensor& normalizer, const Tensor& active, const OpString& loss, const std::vector<double>& parameters,
     const OpString& normalize, bool proxy_rows, bool allow_tf32, bool need_anchors, bool need_proxies) {
-  const DeviceGuard guard(anchors);
+  const DeviceGuard guard(anchors, "anchors");
   CCP_CHECK(positives.has_value() == counts.has_value(), "counts: expected with positives, and only then");
   const CudaProblem cuda =
       shard_problem(anchors, proxies, labels, positives, counts, loss, parameters, normalize, proxy_rows, allow_tf32);
   const cuda::Problem& problem = cuda.problem;
-  check_backward(grad_loss, row_state, normalizer, active, problem.rows.count, problem.columns.count,
-                 ScalarType::Float);
-  CCP_CHECK(grad_loss.scalar_type() == ScalarType::Float, "grad_loss: expected float32");
+  cuda.check_saved(grad_loss, row_state, normalizer, active);
   const auto gradient = [](const Tensor& of, bool needed) {
     return needed ? torch::stable::new_empty(of, of.sizes()) : empty_like_on(of, {0}, of.scalar_type());
   };
@@ -95,11 +93,12 @@ std::tuple<Tensor, Tensor> similarity_shard_backward_cuda(
   void* to_anchors = need_anchors ? grad_anchors.mutable_data_ptr() : nullptr;
   void* to_proxies = need_proxies ? grad_proxies.mutable_data_ptr() : nullptr;
   const Tensor grad = torch::stable::contiguous(grad_loss), saved = torch::stable::contiguous(row_state);
+  const Tensor divisors = torch::stable::contiguous(normalizer), flags = torch::stable::contiguous(active);
   const cuda::Backward out{grad_loss.dim() == 1 ? Reduction::kNone : Reduction::kSum,
                            static_cast<const float*>(grad.const_data_ptr()),
                            static_cast<const float*>(saved.const_data_ptr()),
-                           static_cast<const double*>(normalizer.const_data_ptr()),
-                           static_cast<const uint8_t*>(active.const_data_ptr()),
+                           static_cast<const double*>(divisors.const_data_ptr()),
+                           static_cast<const uint8_t*>(flags.const_data_ptr()),
                            proxy_rows ? to_proxies : to_anchors,
                            proxy_rows ? to_anchors : to_proxies};
   const Tensor workspace =

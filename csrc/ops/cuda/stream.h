@@ -16,9 +16,13 @@ namespace ccp {
 // Allocations and launches go to the tensor's device until the end of the scope.
 class DeviceGuard {
  public:
-  explicit DeviceGuard(const Tensor& tensor) : guard_(tensor.get_device_index()) {}
+  DeviceGuard(const Tensor& tensor, const char* name) : guard_(device_of(tensor, name)) {}
 
  private:
+  static int32_t device_of(const Tensor& tensor, const char* name) {
+    CCP_CHECK(tensor.is_cuda(), name, ": expected a CUDA tensor like the others, got a CPU tensor");
+    return tensor.get_device_index();
+  }
   torch::stable::accelerator::DeviceGuard guard_;
 };
 

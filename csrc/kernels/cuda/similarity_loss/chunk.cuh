@@ -96,7 +96,7 @@ CCP_DEVICE void start_chunk(const Items& items, const ItemOf& item_of, int64_t d
 }
 
 // dot += the chunk's part of the products of kM · 16 owned items from `owner` on with kN · 8 streamed ones: what a warp
-// has to do with a tile.
+// has to do with a tile. Of floats each step's sums are its own (mma.h).
 template <int kM, int kN>
 CCP_DEVICE void multiply_chunk(const unsigned char* owner_chunk, int owner, const unsigned char* streamed_chunk,
                                int streamed, Products products, FragmentD (&dot)[kM][kN]) {
@@ -104,19 +104,28 @@ CCP_DEVICE void multiply_chunk(const unsigned char* owner_chunk, int owner, cons
   const auto number = [&](const unsigned char* chunk, int item, int unit) {
     return reinterpret_cast<const float*>(unit_of(chunk, item, unit))[t];
   };
-#pragma unroll 1  // a step has work enough to hide the loop, and unrolled it costs registers
+  constexpr int kAtOnce = kN / 2;  // where gradients take most registers, few are left
+#pragma unroll 1                   // a step has work enough to hide the loop, and unrolled it costs registers
   for (int unit = 0; unit < kUnits; unit += 2) {
     FragmentA a[kM];
-    FragmentB b[kN];
 #pragma unroll
     for (int m = 0; m < kM; ++m)
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[m].v[i] = number(owner_chunk, owner + m * 16 + g + i % 2 * 8, unit + i / 2);
 #pragma unroll
-    for (int n = 0; n < kN; ++n)
+    for (int first = 0; first < kN; first += kAtOnce) {
+      FragmentB b[kAtOnce];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) b[n].v[i] = number(streamed_chunk, streamed + n * 8 + g, unit + i);
-    multiply(products, dot, a, b);
+      for (int n = 0; n < kAtOnce; ++n)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) b[n].v[i] = number(streamed_chunk, streamed + (first + n) * 8 + g, unit + i);
+      FragmentD part[kM][kAtOnce] = {};
+      multiply(products, part, a, b);
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+#pragma unroll
+        for (int n = 0; n < kAtOnce; ++n) add(dot[m][first + n], part[m][n]);
+    }
   }
 }
 
@@ -190,7 +199,8 @@ class Squares {
   CCP_DEVICE static float of_unit(const unsigned char* unit, Arithmetic arithmetic) {
     if constexpr (sizeof(T) == sizeof(float)) {
       const float4 x = *reinterpret_cast<const float4*>(unit);
-      return x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+      // Not left to the compiler: an item has the same squares on either side, and so the same scale.
+      return ::fmaf(x.w, x.w, ::fmaf(x.z, x.z, ::fmaf(x.y, x.y, x.x * x.x)));
     } else {
       const uint4 x = *reinterpret_cast<const uint4*>(unit);
       return arithmetic.dtype == Dtype::kBFloat16 ? of_units<Dtype::kBFloat16>(x) : of_units<Dtype::kFloat16>(x);

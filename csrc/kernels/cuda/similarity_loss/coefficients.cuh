@@ -192,9 +192,9 @@ CCP_DEVICE_CALL TwoComponents difference(const Side& b, int64_t item_b, float sc
   TwoComponents both;
 #pragma unroll
   for (int i = 0; i < 2; ++i)
-    both.v[i] = d + i < dim ? load_component(b, item_b * dim + d + i) * scale_b -
-                                  load_component(a, item_a * dim + d + i) * scale_a
-                            : 0.0f;
+    both.v[i] = d + i < dim
+                    ? load_scaled(b, item_b * dim + d + i, scale_b) - load_scaled(a, item_a * dim + d + i, scale_a)
+                    : 0.0f;
   return both;
 }
 
@@ -262,6 +262,9 @@ CCP_DEVICE void load_vectors(const unsigned char* chunk, int k, int first, Arith
 // out += W · (scales times the streamed vectors), or Wᵀ · (scales times the owned ones), for sixteen items from
 // first_row on and the components of one chunk of the vectors from first_column on.
 //
+// `out` gathers over all tiles: so a tile's sums are its own before they are added, and of floats those of each step
+// (mma.h). The next step's operands are on their way meanwhile.
+//
 // In tf32 whatever the vectors are: coefficients span a range that no 16-bit number does. The order of a product's
 // terms is free, so that slots t and t + 4 of a fragment take items 2t and 2t + 1, which lie side by side.
 template <bool transposed, class T>
@@ -269,6 +272,7 @@ CCP_DEVICE void multiply_coefficients(const Coefficients& coefficients, const fl
                                       const unsigned char* vectors, int first_row, int first_column,
                                       Arithmetic arithmetic, FragmentD (&out)[1][kOutN<T>]) {
   const int lane = int(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
+  FragmentD part[1][kOutN<T>] = {};
 #pragma unroll 1
   for (int k = 0; k < kStreamed; k += 8) {
     FragmentA a[1];
@@ -287,13 +291,16 @@ CCP_DEVICE void multiply_coefficients(const Coefficients& coefficients, const fl
     }
     load_vectors<T>(vectors, k, first_column, arithmetic, b);
     if constexpr (sizeof(T) == sizeof(float)) {
-      multiply(arithmetic.products, out, a, b);
+      add(out, part);
+      clear(part);
+      multiply(arithmetic.products, part, a, b);
     } else {  // the vectors are exact in tf32
       FragmentA rounded[1];
       round_to_tf32(a[0], rounded[0]);
-      mma(out, rounded, b);
+      mma(part, rounded, b);
     }
   }
+  add(out, part);
 }
 
 // The sums over each of 64 items of what the lanes that share it hold for rows g and g + 8 of their warp, into out[].

@@ -67,8 +67,8 @@ CCP_DEVICE float exact_pair(bool dot, const Side& a, int64_t item_a, float scale
   float sum = 0;
 #pragma unroll 1
   for (int64_t d = int(threadIdx.x) % kWarp; d < dim; d += kWarp) {
-    const float x = load_component(a, item_a * dim + d) * scale_a;
-    const float y = load_component(b, item_b * dim + d) * scale_b;
+    const float x = load_scaled(a, item_a * dim + d, scale_a);
+    const float y = load_scaled(b, item_b * dim + d, scale_b);
     sum += dot ? x * y : (x - y) * (x - y);
   }
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(kFullWarp, sum, lanes);

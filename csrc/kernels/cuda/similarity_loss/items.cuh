@@ -3,6 +3,7 @@
 
 #include "common/async_copy.h"
 #include "common/convert.h"
+#include "common/simd.h"
 #include "kernels/cuda/similarity_loss.h"
 
 namespace ccp {
@@ -53,6 +54,12 @@ CCP_DEVICE float load_component(const Side& side, int64_t index) {
   if (side.dtype == Dtype::kFloat32) return static_cast<const float*>(side.data)[index];
   const uint16_t bits = static_cast<const uint16_t*>(side.data)[index];
   return side.dtype == Dtype::kBFloat16 ? generic::bfloat16_to_float(bits) : generic::half_to_float(bits);
+}
+
+// The same of the vector times its scale. Rounded for itself: in the difference of two such products a compiler would
+// fuse one of them, and that of two equal vectors would not be zero.
+CCP_DEVICE float load_scaled(const Side& side, int64_t index, float scale) {
+  return generic::rounded_product(load_component(side, index), scale);
 }
 
 CCP_DEVICE void store_component(void* data, Dtype dtype, int64_t index, float value) {

@@ -60,12 +60,31 @@ struct LossLaunches {
     });
   }
 
+  // Of rows without columns: most losses have none of them.
+  static bool is_nothing(const Problem& p) {
+    const Loss loss(p.parameters);
+    State state;
+    loss.init(state);
+    float saved[kSaved] = {};
+    const generic::RowParts parts = loss.finalize(state, 0, saved);
+    return parts.pos == 0 && parts.neg == 0;
+  }
+
+  // There is no pair, and no row has a loss: backward reads nothing of this but zeros.
+  static cudaError_t clear(const Problem& p, const Forward& out, cudaStream_t stream) {
+    const int64_t rows = p.rows.count, values = out.reduction == Reduction::kNone ? rows : 1;
+    cudaError_t error = clear_memory(out.active, rows > p.columns.count ? rows : p.columns.count, stream);
+    if (error != cudaSuccess || out.only_states) return error;
+    error = clear_memory(out.loss, sizeof(float) * values, stream);
+    if (error == cudaSuccess) error = clear_memory(out.row_state, sizeof(float) * kSaved * rows, stream);
+    return error == cudaSuccess ? clear_memory(out.normalizer, sizeof(double) * 2, stream) : error;
+  }
+
   static cudaError_t forward(const Problem& p, const Forward& out, void* workspace, cudaStream_t stream) {
+    if (p.rows.count == 0 || (p.columns.count == 0 && !out.only_states && is_nothing(p))) return clear(p, out, stream);
     const ForwardPlan plan = plan_forward(p, kMembers<State>, workspace);
-    const cudaError_t error = plan.row_tiles > 0 ? visit_pairs<false>(p, plan, out.active, stream)
-                                                 : cudaMemsetAsync(out.active, 0, size_t(p.columns.count), stream);
+    const cudaError_t error = visit_pairs<false>(p, plan, out.active, stream);
     if (error != cudaSuccess) return error;
-    if (out.only_states && p.rows.count == 0) return cudaSuccess;
     const ReduceJob reduce{plan.states,
                            plan.slices,
                            p.rows.count,
@@ -97,8 +116,7 @@ struct LossLaunches {
 
   static cudaError_t count_active(const Problem& p, cudaStream_t stream) {
     if constexpr (Loss::kUsesPositives) {
-      const ForwardPlan plan = plan_forward(p, kMembers<State>, nullptr);
-      if (plan.row_tiles > 0) return visit_pairs<true>(p, plan, nullptr, stream);
+      if (has_pairs(p)) return visit_pairs<true>(p, plan_forward(p, kMembers<State>, nullptr), nullptr, stream);
     }
     return cudaSuccess;
   }

@@ -93,8 +93,10 @@ struct BackwardPlan {
   size_t bytes;
 };
 
+inline bool has_pairs(const Problem& p) { return p.rows.count > 0 && p.columns.count > 0; }
+
 // Otherwise gradients are zero.
-inline bool has_pairs(const Problem& p) { return p.rows.count > 0 && p.columns.count > 0 && p.dim > 0; }
+inline bool has_gradients(const Problem& p) { return has_pairs(p) && p.dim > 0; }
 
 inline bool columns_are_longer(const Problem& p) { return p.columns.count >= p.rows.count; }
 
@@ -110,7 +112,7 @@ inline bool both_fit(const Problem& p, const Backward& out) {
 inline BackwardPlan plan_backward(const Problem& p, const Backward& out, bool hinge, void* memory) {
   Workspace workspace(memory);
   BackwardPlan plan{};
-  if (!has_pairs(p)) return plan;
+  if (!has_gradients(p)) return plan;
   plan.both = both_fit(p, out);
   if (plan.both) {
     const bool columns = columns_are_longer(p);

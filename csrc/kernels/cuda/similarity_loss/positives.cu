@@ -68,24 +68,38 @@ __global__ void __launch_bounds__(kScanThreads) add_up(int64_t* starts, int64_t 
   if (threadIdx.x == 0) starts[0] = 0;
 }
 
-__global__ void __launch_bounds__(kThreads) gather(const ListJob job, const int64_t* starts, int64_t* columns,
-                                                   float* distances, float* farthest, int32_t* active) {
-  const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp;
-  if (row >= job.rows.side.count) return;
+// Among proxies each row has as many places as a class has proxies. Of a row of no class they count for nothing, at a
+// distance of -inf.
+__global__ void __launch_bounds__(kThreads)
+    gather(const ListJob job, int64_t* starts, int64_t* columns, float* distances, float* farthest, int32_t* active) {
+  const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp, rows = job.rows.side.count;
+  if (row >= rows) return;
+  const int64_t group = job.columns.side.labels ? 0 : job.columns.side.group;
+  const int64_t begin = group ? row * group : starts[row];
+  const int lane = int(threadIdx.x) % kWarp;
+  if (group && lane == 0) {
+    starts[row] = begin;
+    if (row == rows - 1) starts[rows] = rows * group;
+  }
   const float row_scale = warp_scale(job.rows.side, row, job.dim, job.normalize);
   float largest = -__builtin_inff();
-  for_each_positive(job, row, [&](int64_t column, int64_t place) {
+  const int64_t found = for_each_positive(job, row, [&](int64_t column, int64_t place) {
     const float column_scale = warp_scale(job.columns.side, column, job.dim, job.normalize);
     const float distance =
         warp_distance(job.rows.side, row, row_scale, job.columns.side, column, column_scale, job.dim);
     if (!(distance <= largest)) largest = distance;  // a NaN stays
-    if (threadIdx.x % kWarp == 0) {
-      columns[starts[row] + place] = column;
-      distances[starts[row] + place] = distance;
-      active[starts[row] + place] = 0;
+    if (lane == 0) {
+      columns[begin + place] = column;
+      distances[begin + place] = distance;
+      active[begin + place] = 0;
     }
   });
-  if (threadIdx.x % kWarp == 0) farthest[row] = largest;
+  for (int64_t place = found + lane; place < group; place += kWarp) {
+    columns[begin + place] = -1;
+    distances[begin + place] = -__builtin_inff();
+    active[begin + place] = 0;
+  }
+  if (lane == 0) farthest[row] = largest;
 }
 
 // A thread for each row.
@@ -111,27 +125,35 @@ ListJob list_job(const Problem& p) {
 
 }  // namespace
 
+int64_t most_positives(const Problem& p) {
+  constexpr int64_t kFew = 1 << 20;  // 16 MiB of lists
+  if (!p.columns.labels) return p.rows.count * p.columns.group;
+  if (!p.rows.labels) return p.columns.count * p.rows.group;
+  const int64_t pairs = p.rows.count * p.columns.count;
+  return pairs <= kFew ? pairs : -1;
+}
+
 cudaError_t count_positives(const Problem& p, int64_t* starts, cudaStream_t stream) {
+  if (!p.columns.labels) return cudaSuccess;
   const dim3 grid(unsigned(divide_up(p.rows.count, kWarps)));
-  if (p.rows.count > 0) CCP_LAUNCH(count_each, grid, dim3(kThreads), 0, stream, list_job(p), starts);
+  CCP_LAUNCH(count_each, grid, dim3(kThreads), 0, stream, list_job(p), starts);
   CCP_LAUNCH(add_up, dim3(1), dim3(kScanThreads), kScanThreads * sizeof(int64_t), stream, starts, p.rows.count);
   return cudaGetLastError();
 }
 
 cudaError_t list_known_positives(const Problem& p, const float* distances, const int32_t* counts, int64_t* starts,
                                  int64_t* columns, float* farthest, int32_t* active, cudaStream_t stream) {
+  if (p.rows.count == 0) return cudaSuccess;
   const dim3 grid(unsigned(divide_up(p.rows.count + 1, kThreads)));
   CCP_LAUNCH(list_known, grid, dim3(kThreads), 0, stream, list_job(p), distances, counts, starts, columns, farthest,
              active);
   return cudaGetLastError();
 }
 
-cudaError_t gather_positives(const Problem& p, int64_t* columns, float* distances, float* farthest, int32_t* active,
-                             cudaStream_t stream) {
+cudaError_t gather_positives(const Problem& p, int64_t* starts, int64_t* columns, float* distances, float* farthest,
+                             int32_t* active, cudaStream_t stream) {
   const dim3 grid(unsigned(divide_up(p.rows.count, kWarps)));
-  if (p.rows.count > 0)
-    CCP_LAUNCH(gather, grid, dim3(kThreads), 0, stream, list_job(p), p.positives.starts, columns, distances, farthest,
-               active);
+  CCP_LAUNCH(gather, grid, dim3(kThreads), 0, stream, list_job(p), starts, columns, distances, farthest, active);
   return cudaGetLastError();
 }
 
