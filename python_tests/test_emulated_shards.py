@@ -34,7 +34,9 @@ def shards_of(pairs: Pairs, settings: Settings, cuts: list[int], shared_bytes: i
         others = (proxies.numpy(), "float32", None, pairs.references.shape[1])
         rows, columns = (others, samples) if settings.proxy_rows else (samples, others)
         how = (settings.loss, settings.parameters, settings.normalize, "sum", False, True, 3, shared_bytes)
-        kernels = emulator.load().SimilarityLoss(*rows, *columns, *how, hopper=False, missing_columns=0)
+        kernels = emulator.load().SimilarityLoss(
+            *rows, *columns, *how, hopper=False, missing_rows=0, missing_columns=0
+        )
         shards.append(Shard(kernels, begin, end - begin))
     return shards
 

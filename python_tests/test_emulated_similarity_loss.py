@@ -173,14 +173,14 @@ def errors(pairs: Pairs, settings: Settings, **options: Any) -> list[tuple[float
 
 @pytest.mark.parametrize("shared_bytes", [227 * 1024, 0])
 def test_gradients_over_many_columns_are_as_precise_as_eager(shared_bytes: int) -> None:
-    """Terms of one sign, where sums cut off by tensor cores are biased: 2e-5 here if one went through all tiles."""
+    """Terms of one sign, where sums cut off by tensor cores are biased: 5e-6 and more if one went through all tiles."""
     generator = torch.Generator().manual_seed(0)
     anchors, references = (torch.rand(n, 32, generator=generator) + 0.5 for n in (9, 3000))
     pairs = Pairs(anchors, references, torch.arange(9), torch.full((3000,), 9))
     settings = Settings("contrastive_cosine", [0.0, -1.0], "none", "sum")
     with emulator.sums_cut_off():
         for ours, eager in errors(pairs, settings, multiprocessors=1, shared_bytes=shared_bytes):
-            assert ours <= 2 * eager + 2e-7
+            assert ours <= max(eager, 1e-6)
 
 
 def test_similarities_of_many_components_are_as_precise_as_eager() -> None:
@@ -318,13 +318,14 @@ def test_identical_vectors_have_distance_zero_and_no_gradient(
 
 
 @pytest.mark.parametrize("normalize", ["unit", "ball"])
-def test_triplets_of_identical_vectors(normalize: str) -> None:
-    """Of margin 0: the positive at distance 0, the negatives beyond it."""
-    anchors = torch.eye(20, 40) * torch.linspace(1.1, 3.7, 20)[:, None] + 0.1
+def test_triplets_with_identical_positives(normalize: str) -> None:
+    """All are violated. The positives, at distance 0, pull in no direction; the negatives push."""
+    anchors = 2.0 + torch.randn(20, 40, generator=torch.Generator().manual_seed(0))
     pairs = Pairs(anchors, anchors[:, None].clone(), torch.arange(20))
-    got = emulate(pairs, Settings("triplet", [0.0], normalize, "sum"))
-    assert got.value == 0
-    assert not got.grad_anchors.any()
+    settings = Settings("triplet", [3.0], normalize, "sum")
+    got, truth = emulate(pairs, settings), dense(pairs, settings, torch.float64)
+    assert got.value.double() == pytest.approx(truth.value, rel=1e-6)
+    torch.testing.assert_close(got.grad_anchors.double(), truth.grad_anchors, rtol=0, atol=1e-5)
 
 
 def test_labels_of_no_class_match_nothing() -> None:

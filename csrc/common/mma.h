@@ -9,7 +9,7 @@
 // with (bfloat16, float16 in its normal range) are exact in one.
 //
 // A product is exact, but the cores cut off what they add to D below its last bit instead of rounding it (Fasi et al.
-// 2021, Ootomo & Yokota 2022), always towards zero: over n steps that is a bias of up to n/2 units of the last place.
+// 2021, Ootomo & Yokota 2022), always towards zero: over n steps that is a bias of some n/2 units of the last place.
 // So sums are kept short, and floats' own additions, which round, put them together: add().
 #pragma once
 

@@ -60,7 +60,7 @@ struct LossLaunches {
     });
   }
 
-  // Of rows without columns: most losses have none of them.
+  // Whether a row without columns has no loss: of most losses it has none.
   static bool is_nothing(const Problem& p) {
     const Loss loss(p.parameters);
     State state;
