@@ -61,6 +61,15 @@ def test_equals_reference_over_groups_and_slices(m: int, n: int, k: int) -> None
     )
 
 
+def test_ties_where_lists_of_slices_are_put_together() -> None:
+    """What a slice has selected is out of order: of equal distances a higher index may come before a lower one."""
+    for seed in range(30):
+        anchors, references = (integers(n, 6, seed=2 * seed + i, limit=1) for i, n in enumerate((50, 85)))
+        assert_same(
+            F.nearest_references(anchors, references, 5), reference.nearest_references(anchors, references, 5)
+        )
+
+
 @pytest.mark.parametrize("normalize", NORMALIZE)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(70, 200, 1), (33, 150, 8), (65, 130, 45), (20, 90, 300)])

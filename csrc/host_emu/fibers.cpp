@@ -336,8 +336,7 @@ void leave_alone(const void* begin, const void* end) {
 void set_memory(void* to, int value, size_t bytes) {
   auto* begin = static_cast<unsigned char*>(to);
   auto* const end = begin + bytes;
-  if (begin >= state().missing_begin && begin < state().missing_end)
-    begin = std::min(end, const_cast<unsigned char*>(state().missing_end));
+  if (begin && begin == state().missing_begin) begin = std::min(end, const_cast<unsigned char*>(state().missing_end));
   std::memset(begin, value, size_t(end - begin));
 }
 int64_t launches() { return state().launches; }

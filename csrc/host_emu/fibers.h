@@ -86,12 +86,13 @@ void leave_out(const std::string& barrier);  // threads run through it; "" leave
 bool is_left_out(Site site);                 // and it has been seen
 void let_lag(bool lag);  // a few threads fall far behind, those of their own warp included, where nobody waits for them
 void forget_barriers();
-void only_end_blocks(int64_t first, int64_t last);     // of every grid, the others never run; 0, 0: all do
-void leave_alone(const void* begin, const void* end);  // memory that is not there and that memsets shall not touch
-void set_memory(void* to, int value, size_t bytes);    // but for that
-int64_t launches();                                    // since the start
-int64_t matrix_loads();                                // 8×8 matrices that ldmatrix has loaded
-int64_t matrix_conflicts();                            // of those, with rows in the same banks
+void only_end_blocks(int64_t first, int64_t last);  // of every grid, the others never run; 0, 0: all do
+// Memory that is not there: a memset that begins with it begins behind it. Until the next call.
+void leave_alone(const void* begin, const void* end);
+void set_memory(void* to, int value, size_t bytes);
+int64_t launches();          // since the start
+int64_t matrix_loads();      // 8×8 matrices that ldmatrix has loaded
+int64_t matrix_conflicts();  // of those, with rows in the same banks
 
 }  // namespace emu
 }  // namespace ccp

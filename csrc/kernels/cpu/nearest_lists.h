@@ -97,18 +97,20 @@ class NearestLists {
   // [rows from `row` on]
   const T* bounds(int64_t row) const { return bounds_ + row; }
 
-  // Takes a neighbour below the row's bound. They come by ascending index, so one at the bound would be too late.
+  // Takes a neighbour. Where they come by ascending index, those below the row's bound are enough: one at it is too
+  // late.
   void take(int64_t row, const Neighbor<T>& neighbor) {
     Neighbor<T>* list = neighbors_ + row * room_;
     list[counts_[row]++] = neighbor;
     if (counts_[row] == room_) keep_nearest(row);
   }
 
-  // Adds what list `other` has found among references of higher indices.
+  // Adds what list `other` has found among references of higher indices. Selecting has put these out of order, so one
+  // at the bound may go before one of them that was taken.
   void merge(int64_t row, int64_t other) {
     for (int64_t i = 0; i < counts_[other]; ++i) {
       const Neighbor<T>& neighbor = neighbors_[other * room_ + i];
-      if (neighbor.squared < bounds_[row]) take(row, neighbor);
+      if (neighbor.squared <= bounds_[row]) take(row, neighbor);
     }
   }
 
