@@ -1,83 +1,107 @@
-"""Is it only the rate? The plain loss at the best of some rates, each decaying along a cosine, and CCP at that one.
+"""Is it only the rate? Plain and CCP, each at the best of some rates and schedules.
 
-The validation classes pick the rate, for the plain loss and the first seed: CCP trains at what suits its rival.
+The validation classes pick it, for each of the two by the first seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ccp_fast.training.compare import COLUMNS as KNOWN
 from ccp_fast.training.compare import Experiment, spread
 from ccp_fast.training.config import Config, with_settings
 from ccp_fast.training.objective import PRESETS
+from ccp_fast.training.paired import paired
+from ccp_fast.training.schedule import Schedule
 
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+
+class Rate(NamedTuple):
+    """A learning rate and what becomes of it."""
+
+    lr: float
+    schedule: Schedule
+
+    def __str__(self) -> str:
+        """`0.001, cosine`."""
+        return f"{self.lr:g}, {self.schedule}"
+
+
+RATES = (Rate(1e-3, "constant"), *(Rate(lr, "cosine") for lr in (5e-4, 1e-3, 2e-3, 4e-3)))
 PLAIN, CCP = COLUMNS = "plain", "ccp"
 
 
 class TunedRivals:
-    """Of the losses and seeds of a comparison, in a folder per rate beside its cells."""
+    """Of the losses and seeds of a comparison, in a folder per rate beside its cells; those at its own rate are its."""
 
-    def __init__(self, cells: Experiment, rates: Sequence[float] = RATES) -> None:
+    def __init__(self, cells: Experiment, rates: Sequence[Rate] = RATES) -> None:
         self.cells, self.rates = cells, rates
 
     def at(
-        self, rate: float, losses: Sequence[str], columns: Sequence[str], seeds: Sequence[int]
+        self, rate: Rate, losses: Sequence[str], columns: Sequence[str], seeds: Sequence[int]
     ) -> Experiment:
         """These runs at one rate."""
-        base = with_settings(self.cells.base, optimizer__lr=rate, optimizer__schedule="cosine")
-        return Experiment(self.cells.path / "tuned" / f"lr-{rate:g}", base, losses, columns, seeds)
+        base = with_settings(self.cells.base, optimizer__lr=rate.lr, optimizer__schedule=rate.schedule)
+        path = self.cells.path
+        if base != self.cells.base:
+            path = path / "tuned" / (f"lr-{rate.lr:g}" if rate.schedule == "cosine" else f"lr-{rate}")
+        return Experiment(path, base, losses, columns, seeds)
 
-    def trials(self, loss: str) -> dict[float, float]:
+    def trials(self, loss: str, column: str) -> dict[Rate, float]:
         """MAP@R on the validation classes by rate, of those that are finished."""
         found = {}
         for rate in self.rates:
-            for row in self.at(rate, [loss], [PLAIN], self.cells.seeds[:1]).rows():
+            for row in self.at(rate, [loss], [column], self.cells.seeds[:1]).rows():
                 found[rate] = row["val_map_at_r"]
         return found
 
-    def best(self, loss: str) -> Experiment | None:
-        """Plain and CCP at the best rate; None before all have been tried."""
-        trials = self.trials(loss)
-        if len(trials) < len(self.rates):
-            return None
-        return self.at(max(trials, key=trials.__getitem__), [loss], COLUMNS, self.cells.seeds)
+    def best(self, loss: str, column: str) -> Rate | None:
+        """None before all have been tried."""
+        trials = self.trials(loss, column)
+        return max(trials, key=trials.__getitem__) if len(trials) == len(self.rates) else None
 
     def run(self, run_cell: Callable[[Config, Path], None], jobs: int, say: Callable[[str], None]) -> None:
         """What is not finished: first a run of each rate, then all seeds of the best."""
         for rate in self.rates:
-            self.at(rate, self.cells.losses, [PLAIN], self.cells.seeds[:1]).run(run_cell, jobs, say)
+            self.at(rate, self.cells.losses, COLUMNS, self.cells.seeds[:1]).run(run_cell, jobs, say)
         for loss in self.cells.losses:
-            chosen = self.best(loss)
-            assert chosen is not None
-            chosen.run(run_cell, jobs, say)
+            for column in COLUMNS:
+                best = self.best(loss, column)
+                if best is not None:  # it is where one has diverged
+                    self.at(best, [loss], [column], self.cells.seeds).run(run_cell, jobs, say)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per finished run, with its rate."""
         return [
-            {"lr": rate, **row}
+            {**rate._asdict(), **row}
             for loss in self.cells.losses
             for rate in self.rates
             for row in self.at(rate, [loss], COLUMNS, self.cells.seeds).rows()
         ]
 
     def markdown(self) -> str:
-        """What each rate gave on the validation classes, and the best one on classes never seen."""
-        tried = [f"| MAP@R, validation classes, seed {self.cells.seeds[0]} |"]
-        tried[0] += "".join(f" {rate:g} |" for rate in self.rates)
-        tried.append("|---" * (len(self.rates) + 1) + "|")
-        gained = ["| MAP@R, unseen classes | rate | plain | full CCP | difference |", "|---|---|---|---|---|"]
+        """What each rate gave on the validation classes, and the best ones on classes never seen."""
+        head = [f"MAP@R, validation classes, seed {self.cells.seeds[0]}", *map(str, self.rates)]
+        tried = [_line(head), "|---" * len(head) + "|"]
+        head = ["MAP@R, unseen classes", *(text for name in COLUMNS for text in ("rate", KNOWN[name].title))]
+        gained = [_line([*head, "difference"]), "|---" * (len(head) + 1) + "|"]
         for loss in self.cells.losses:
-            title, trials = PRESETS[loss].title, self.trials(loss)
-            values = [f"{trials[rate]:.3f}" if rate in trials else "–" for rate in self.rates]
-            tried.append(f"| {title} | {' | '.join(values)} |")
-            chosen = self.best(loss)
-            if chosen is not None:
-                by_column = chosen.table()[loss]
-                texts = [spread(by_column[name].values()) for name in COLUMNS]
-                gain = chosen.differences()[loss][CCP]
-                rate = chosen.base.optimizer.lr
-                gained.append(f"| {title} | {rate:g} | {' | '.join(texts)} | {gain or '–'} |")
+            title = PRESETS[loss].title
+            texts, values = [title], []
+            for column in COLUMNS:
+                trials, best = self.trials(loss, column), self.best(loss, column)
+                found = (f"{trials[rate]:.3f}" if rate in trials else "–" for rate in self.rates)
+                tried.append(_line([f"{title}, {KNOWN[column].title}", *found]))
+                values.append({} if best is None else self._unseen(loss, column, best))
+                texts += [str(best or "–"), spread(values[-1].values())]
+            gained.append(_line([*texts, str(paired(*values) or "–")]))
         return "\n".join([*tried, "", *gained]) + "\n"
+
+    def _unseen(self, loss: str, column: str, rate: Rate) -> dict[int, float]:
+        """MAP@R on the test classes by seed."""
+        return self.at(rate, [loss], [column], self.cells.seeds).table()[loss][column]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

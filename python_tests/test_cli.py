@@ -89,8 +89,8 @@ def test_the_settings_of_a_run_are_printed_as_a_file_that_can_be_read() -> None:
         (["--report", "nowhere", "--set", "steps=1"], "--set: expected without --report"),
         (["--report", "nowhere", "--compare"], "--compare: expected without --report"),
         (["--report", "nowhere", "--resume", "nowhere"], "--resume: expected without --report"),
-        (["--resume", "nowhere", "--jobs", "2"], "expected no --jobs beside it"),
-        (["--resume", "nowhere", "--show-config"], "expected no --show-config beside it"),
+        (["--resume", "nowhere", "--jobs", "2"], "beside it give at most --data-root, or --set with"),
+        (["--resume", "nowhere", "--show-config"], "beside it give at most --data-root, or --set with"),
         (
             ["--out", "taken", *SETTINGS],
             "taken exists already: choose another folder, or go on with --resume taken",

@@ -22,6 +22,7 @@ from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.objective import PRESETS
+from ccp_fast.training.paired import paired
 
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = tuple(s for s in tiny_training.SETTINGS if s.partition("=")[0] not in ("threads", "steps"))
@@ -122,48 +123,52 @@ def test_tables_of_tuned_rivals_are_those_of_the_rows() -> None:
         rows = list(csv.DictReader(file))
     text = page.PAGE.read_text(encoding="utf-8")
     for loss in page.LOSSES:
-        of_loss = [r for r in rows if r["loss"] == loss]
-        trials = {
-            float(r["lr"]): float(r["val_map_at_r"])
-            for r in of_loss
-            if (r["column"], r["seed"]) == ("plain", "0")
-        }
-        assert list(trials) == list(tuned.RATES)
-        assert f"| {PRESETS[loss].title} | {' | '.join(f'{v:.3f}' for v in trials.values())} |\n" in text
-        best = max(trials, key=trials.__getitem__)
-        cells = [
-            compare.spread(
-                [
-                    float(r["test_map_at_r"])
-                    for r in of_loss
-                    if (float(r["lr"]), r["column"]) == (best, column)
-                ]
-            )
-            for column in tuned.COLUMNS
-        ]
-        assert f"| {PRESETS[loss].title} | {best:g} | {' | '.join(cells)} |" in text
+        best = [PRESETS[loss].title]
+        for column in tuned.COLUMNS:
+            values: dict[str, dict[str, str]] = {str(rate): {} for rate in tuned.RATES}
+            for row in rows:
+                if (row["loss"], row["column"]) == (loss, column):
+                    rate = tuned.Rate(float(row["lr"]), row["schedule"])
+                    values[str(rate)][row["seed"]] = row["test_map_at_r"]
+                    if row["seed"] == "0":
+                        values[str(rate)]["tried"] = row["val_map_at_r"]
+            tried = {rate: float(of["tried"]) for rate, of in values.items() if "tried" in of}
+            cells = [f"{tried[rate]:.3f}" if rate in tried else "–" for rate in values]
+            title = f"{PRESETS[loss].title}, {compare.COLUMNS[column].title}"
+            assert f"| {title} | {' | '.join(cells)} |\n" in text
+            if len(tried) == len(values):
+                rate = max(tried, key=tried.__getitem__)
+                seeds = [float(v) for seed, v in values[rate].items() if seed != "tried"]
+                best += [rate, compare.spread(seeds)]
+            else:
+                best += ["–", "–"]
+        assert f"| {' | '.join(best)} |" in text
 
 
-def test_tuned_rivals_run_at_the_rate_that_validation_picks(tmp_path: Path) -> None:
+def test_tuned_rivals_run_at_the_rates_that_validation_picks(tmp_path: Path) -> None:
+    module = load("tuned_rivals")
     base = tiny_training.config("steps=8", "threads=1", "ccp.warm_start=0.25", "ccp.project_every=3")
-    cells = compare.Experiment(tmp_path, base, ["c2"], ["plain"], [0, 1])
-    tuned = load("tuned_rivals").TunedRivals(cells, (1e-3, 1e-5))
-    assert tuned.best("c2") is None
-    assert "| C2 (Euclidean contrastive) | – | – |" in tuned.markdown()
+    cells = compare.Experiment(tmp_path, base, ["c2"], ["plain", "ccp"], [0, 1])
+    constant, decaying = rates = module.Rate(base.optimizer.lr, "constant"), module.Rate(1e-5, "cosine")
+    tuned = module.TunedRivals(cells, rates)
+    assert tuned.best("c2", "plain") is None
+    assert "| C2 (Euclidean contrastive), plain | – | – |" in tuned.markdown()
     tuned.run(train_here, 1, lambda _: None)
-    trials = tuned.trials("c2")
-    best = max(trials, key=trials.__getitem__)
-    rows = tuned.rows()
-    assert sorted((r["column"], r["seed"]) for r in rows if r["lr"] == best) == [
-        ("ccp", 0), ("ccp", 1), ("plain", 0), ("plain", 1),
-    ]  # fmt: skip
-    assert [(r["column"], r["seed"]) for r in rows if r["lr"] != best] == [("plain", 0)]
-    assert best == next(r["lr"] for r in rows if r["val_map_at_r"] == max(trials.values()))
-    config = tuned.best("c2").config(compare.Cell("c2", "ccp", 1))
-    assert (config.optimizer.lr, config.optimizer.schedule, config.method) == (best, "cosine", "ccp")
-    gain = tuned.best("c2").differences()["c2"]["ccp"]
-    assert f" | {best:g} | " in tuned.markdown()
-    assert tuned.markdown().endswith(f"| {gain} |\n")
+    assert {folder.name for folder in (tmp_path / "tuned").iterdir()} == {"lr-1e-05"}
+    rows, said, values = tuned.rows(), tuned.markdown(), []
+    for column in ("plain", "ccp"):
+        of_column = {
+            (module.Rate(r["lr"], r["schedule"]), r["seed"]): r for r in rows if r["column"] == column
+        }
+        trials = {rate: of_column[rate, 0]["val_map_at_r"] for rate in rates}
+        best = max(trials, key=trials.__getitem__)
+        assert trials == tuned.trials("c2", column)
+        assert sorted(of_column) == sorted([(constant, 0), (decaying, 0), (best, 1)])
+        values.append({seed: of_column[best, seed]["test_map_at_r"] for seed in (0, 1)})
+        assert f" | {best} | {compare.spread(values[-1].values())} | " in said
+    assert said.endswith(f" | {paired(*values)} |\n")
+    config = tuned.at(decaying, ["c2"], ["ccp"], [1]).config(compare.Cell("c2", "ccp", 1))
+    assert (config.optimizer.lr, config.optimizer.schedule, config.method) == (1e-5, "cosine", "ccp")
 
 
 def test_ccp_is_set_against_each_rival_of_its_batch_size(

@@ -30,7 +30,7 @@ from ccp_fast.training.learner import Learner
 from ccp_fast.training.run_folder import RunFolder
 
 PRODUCTS = ["data.name=sop", "data.counts=any", "data.workers=0", "data.val_share=0.3", "steps=8"]
-PRODUCTS += ["evaluation.nmi=false"]
+PRODUCTS += ["evaluation.nmi=false", "model.name=glyph-cnn", "crop.shorter_side=32", "crop.least=12"]
 SETTINGS = [part for setting in [*tiny_training.SETTINGS, *PRODUCTS] for part in ("--set", setting)]
 
 

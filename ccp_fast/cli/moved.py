@@ -9,9 +9,14 @@ from ccp_fast.training.config import MOVABLE, Config, differing, load_config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.run_folder import RunFolder
 
+REFUSED = (
+    "--resume: a run goes on with the settings it has; beside it give at most --data-root, or --set with "
+    f"{', '.join(MOVABLE)}"
+)
+
 
 def moved_settings(
-    run: Path, settings: list[str] | None, data_root: Path | None, others: Sequence[object]
+    run: Path, settings: list[str] | None, data_root: Path | None, others: Sequence[object] = ()
 ) -> Config:
     """The settings of a run with what is given beside it; UserError for what a run cannot change, as `others`."""
     if all(value is None for value in others):
@@ -21,7 +26,4 @@ def moved_settings(
         )
         if set(MOVABLE).issuperset(differing(stored, wanted)):
             return wanted
-    raise UserError(
-        "--resume: a run goes on with the settings it has; beside it give at most --data-root, or --set with "
-        f"{', '.join(MOVABLE)}"
-    )
+    raise UserError(REFUSED)

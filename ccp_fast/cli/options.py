@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import typer
 
+from ccp_fast.cli.moved import REFUSED
 from ccp_fast.training.errors import UserError
 
 Given = Mapping[str, str]  # name of a parameter -> its option as it is written
@@ -35,13 +36,12 @@ def refuse_before_a_command(options: Given, command: str) -> None:
 def refuse_without_effect(options: Given, *, finds_its_run: bool) -> None:
     """What goes with nothing else that is given; `finds_its_run`: --resume auto, which takes settings."""
     if "report" in options:
-        for option in _beside("report", options):
-            raise UserError(f"{option}: expected without --report, which shows a finished run as it is")
+        for name, option in options.items():
+            if name not in ("report", "quiet"):
+                raise UserError(f"{option}: expected without --report, which shows a finished run as it is")
     elif "resume" in options and not finds_its_run:
-        for option in _beside("resume", options):
-            raise UserError(
-                f"--resume: a run goes on with the settings it has; expected no {option} beside it"
-            )
+        if options.keys() - {"resume", "quiet", "settings", "data_root"}:
+            raise UserError(REFUSED)
     elif "compare_" in options:
         for name, reason in NOT_OF_COMPARISONS.items():
             if name in options:
@@ -53,10 +53,6 @@ def refuse_without_effect(options: Given, *, finds_its_run: bool) -> None:
             if name in options:
                 hint = f"; did you mean {alike}?" if alike else ""
                 raise UserError(f"--{name}: expected beside --compare{hint}")
-
-
-def _beside(name: str, options: Given) -> Iterator[str]:
-    return (option for other, option in options.items() if other not in (name, "quiet"))
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

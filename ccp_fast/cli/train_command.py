@@ -125,9 +125,11 @@ def command(
     with one_sentence():
         refuse_without_effect(given(context), finds_its_run=resume == AUTO)
         if resume is not None and resume != AUTO:
-            others = [loss, method, pool, data, steps, seed, threads, config, out]
-            wanted = moved_settings(resume, settings, data_root, others)
-            _finish(resume, protocols.resume(resume, display, wanted), display)
+            _finish(
+                resume,
+                protocols.resume(resume, display, moved_settings(resume, settings, data_root)),
+                display,
+            )
             return
         if report is not None:
             display.say(f"report: {write_run_report(RunFolder.open(report))}")
