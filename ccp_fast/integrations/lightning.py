@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
@@ -56,11 +56,10 @@ class AlternatingProjectionsCallback(Callback):
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> Literal[-1] | None:
+    ) -> None:
         """Begin a sub-problem if one is due."""
         if self.ccp.due:
             self.ccp.project(self.embed)
-        return None
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
