@@ -83,6 +83,7 @@ def test_what_torchrun_is_sent(sent: signal.Signals, tmp_path: Path) -> None:
     """With workers that decode images, who get the signal too."""
     root = image_trees.sop(tmp_path / "sop", classes=24, samples=4)
     data = [f"data.root={root}", "data.name=sop", "data.counts=any", "data.workers=1", "evaluation.nmi=false"]
+    data += ["model.name=glyph-cnn", "crop.shorter_side=32", "crop.least=12"]
     options = settings(*data, "steps=100000", "evaluation.every=40", "ccp.warm_start=0.0")
     here = ["--rdzv-endpoint", "localhost:0", "--nproc-per-node", "2"]
     process = subprocess.Popen(
