@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,3 +78,12 @@ def skipping() -> Iterator[Any]:
         if reason is None:
             raise
         pytest.skip(reason)
+
+
+@pytest.fixture
+def torch_as_it_was() -> Iterator[None]:
+    """A run sets threads and determinism of the whole process."""
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode(mode)

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("typer", reason="commands need the extra [train]")
 
+from typer import Typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -38,12 +39,17 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_shows_every_word(name: str) -> None:
-    app, arguments = COMMANDS[name]
+def command_of(app: Typer, arguments: tuple[str, ...]) -> Any:
     command = get_command(app)
     for argument in arguments:
         command = command.commands[argument]
+    return command
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_every_word(name: str) -> None:
+    app, arguments = COMMANDS[name]
+    command = command_of(app, arguments)
     shown = CliRunner().invoke(app, [*arguments, "--help"])
     assert shown.exit_code == 0
     assert squeezed(command.help) in squeezed(shown.stdout)
@@ -55,9 +61,7 @@ def test_help_shows_every_word(name: str) -> None:
 def test_help_is_of_sentences(name: str) -> None:
     """That begin with what the option is; a list of commands cuts none off."""
     app, arguments = COMMANDS[name]
-    command = get_command(app)
-    for argument in arguments:
-        command = command.commands[argument]
+    command = command_of(app, arguments)
     for parameter in command.params:
         assert parameter.help.endswith("."), parameter.name
         assert not parameter.help.startswith(("Of ", "As of ")), parameter.name

@@ -42,6 +42,8 @@ from ccp_fast.training.workers import MOST, worker_count
 
 COLOUR = NetworkInput(channels=3, size=24, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 GRAY = NetworkInput(channels=1, size=24, mean=(0.0,), std=(1.0,))
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
+
 SMALL = ["crop.shorter_side=32", "crop.least=12"]
 
 
@@ -49,14 +51,6 @@ SMALL = ["crop.shorter_side=32", "crop.least=12"]
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve classes of four images; not to be changed."""
     return image_trees.folders(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture(autouse=True)
-def torch_as_it_was() -> Any:
-    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode(mode)
 
 
 def config_of(tree: Path, *settings: str) -> Config:

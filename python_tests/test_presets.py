@@ -10,7 +10,6 @@ from typing import Any
 import image_trees
 import pytest
 import tiny_training
-import torch
 from typer.testing import CliRunner, Result
 
 pytest.importorskip("safetensors")
@@ -26,6 +25,8 @@ from ccp_fast.training.export import load_model
 from ccp_fast.training.objective import build_loss
 from ccp_fast.training.presets import configured, preset
 from ccp_fast.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 
 PUBLISHED = ("sop", "cub", "cars", "inshop")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "sop.yaml"
@@ -206,14 +207,6 @@ def test_options_are_of_the_loss_that_is_named() -> None:
 
 
 # Runs
-
-
-@pytest.fixture(autouse=True)
-def torch_as_it_was() -> Any:
-    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode(mode)
 
 
 def train(name: str, root: Path, out: Path, *settings: str) -> Result:

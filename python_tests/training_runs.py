@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_training
-import torch
 from helpers import assert_same_state
 
 from ccp_fast.training import datasets
@@ -21,12 +19,8 @@ QUIET = Display(quiet=True)
 
 
 @pytest.fixture(autouse=True)
-def tiny_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def tiny_data(monkeypatch: pytest.MonkeyPatch, torch_as_it_was: None) -> None:
     monkeypatch.setattr(datasets, "glyphs", tiny_training.images)
-    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode(mode)
 
 
 MEASURED = ("seconds", "milliseconds", "pool_milliseconds", "peak_memory_bytes")
