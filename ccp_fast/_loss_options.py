@@ -25,6 +25,8 @@ from ccp_fast._checks import (
 )
 from ccp_fast.ops.similarity_shard import LossSpec
 
+_MARGINS = {"none": 0.0, "cosface": 0.35, "arcface": 0.5}  # of margin_softmax, as published
+
 
 def contrastive(
     pos_margin: float,
@@ -101,17 +103,19 @@ def lifted_structure(
 
 
 def margin_softmax(
-    scale: float, margin: float, kind: str, normalize: Normalize, reduction: Reduction, anchor: Anchor
+    scale: float, margin: float | None, kind: str, normalize: Normalize, reduction: Reduction, anchor: Anchor
 ) -> LossSpec:
-    """A margin of a cosine, or of an angle in radians; none is a margin of 0."""
-    check_one_of("kind", kind, ("none", "cosface", "arcface"))
+    """A margin of a cosine, or of an angle in radians; "none" has none."""
+    check_one_of("kind", kind, tuple(_MARGINS))
     check_positive("scale", scale)
+    if margin is None:
+        margin = _MARGINS[kind]
+    elif kind == "none":
+        raise ValueError(f'margin: expected None with kind="none", which has no margin, got {margin!r}')
     if kind == "arcface" and not 0 <= as_number("margin", margin) <= math.pi / 2:
         raise ValueError(f"margin: expected radians from 0 to π/2, got {margin!r}")
     name = "margin_softmax_arcface" if kind == "arcface" else "margin_softmax"
-    return _spec(
-        name, {"scale": scale, "margin": 0.0 if kind == "none" else margin}, normalize, reduction, anchor
-    )
+    return _spec(name, {"scale": scale, "margin": margin}, normalize, reduction, anchor)
 
 
 def soft_triple(

@@ -256,7 +256,7 @@ def margin_softmax(
     reference_labels: Tensor | None = None,
     *,
     scale: float = 64.0,
-    margin: float = 0.5,
+    margin: float | None = None,
     kind: Literal["none", "cosface", "arcface"] = "none",
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
@@ -268,11 +268,11 @@ def margin_softmax(
     s_c is the similarity to class c, with proxies [C, K, D] that to its best sub-centre (the first of several: it alone
     has a gradient). t is that to the row's own class, made less by the margin; θ being the angle, s = cos θ:
 
-    "none"     t = s: the normalised softmax (NormFace), of temperature 1/scale, whatever the margin.
-    "cosface"  t = s − margin.
-    "arcface"  t = cos(θ + margin), the margin in radians, at most π/2. Beyond θ + margin = π, s − margin·sin(margin)
-               as in insightface and pytorch-metric-learning, so that it falls with θ all the way. Where |s| is 1 to
-               rounding, θ has no direction to grow in, and t the gradient of s·cos(margin).
+    "none"     t = s: the normalised softmax (NormFace), of temperature 1/scale; it takes no margin.
+    "cosface"  t = s − margin, .35 if it is None.
+    "arcface"  t = cos(θ + margin), the margin in radians, at most π/2, .5 if it is None. Beyond θ + margin = π,
+               s − margin·sin(margin) as in insightface and pytorch-metric-learning, so that it falls with θ all the
+               way. Where |s| is 1 to rounding, θ has no direction to grow in, and t the gradient of s·cos(margin).
 
     At most 32 proxies per class. Columns that are no proxies are classes by themselves: labelled references (the
     sampled centres of a large classifier, say), the batch, and the samples under anchor="proxy". Several of the row's

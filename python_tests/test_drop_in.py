@@ -243,7 +243,7 @@ def test_defaults_that_differ() -> None:
 
     assert losses.SoftTripleLoss(C, D).options["tau"] == 0.2
     ours = losses.MarginSoftmaxLoss(C, D).options
-    assert (ours["kind"], ours["margin"], ours["scale"]) == ("none", 0.5, 64)
+    assert (ours["kind"], ours["margin"], ours["scale"]) == ("none", None, 64)
     assert peers.ArcFaceLoss(C, D).margin == pytest.approx(math.radians(28.6))
     assert peers.CosFaceLoss(C, D).margin == 0.35
     assert peers.NormalizedSoftmaxLoss(C, D).temperature == 0.05

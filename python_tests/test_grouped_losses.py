@@ -75,6 +75,13 @@ def test_without_a_margin_it_is_cross_entropy_of_the_best_sub_centres() -> None:
         )
 
 
+@pytest.mark.parametrize(("kind", "published"), [("cosface", 0.35), ("arcface", 0.5)])
+def test_a_margin_that_is_not_given_is_the_published_one(kind: str, published: float) -> None:
+    case = sample_inputs("proxies", (13, 7, 3, 5))
+    values = [case.run(F.margin_softmax, kind=kind, **given) for given in ({}, {"margin": published})]
+    assert torch.equal(*values)
+
+
 def test_with_one_centre_soft_triple_is_cosface() -> None:
     case = sample_inputs("proxies", (13, 7, 1, 5)).to(torch.float32)
     weight = torch.ones(())
@@ -193,6 +200,11 @@ def test_one_class_costs_nothing(loss: str) -> None:
             F.margin_softmax,
             {"kind": "sphereface"},
             'kind: expected "none", "cosface" or "arcface", got \'sphereface\'',
+        ),
+        (
+            F.margin_softmax,
+            {"margin": 0.35},
+            'margin: expected None with kind="none", which has no margin, got 0.35',
         ),
         (F.margin_softmax, {"scale": 0.0}, "scale: expected a number above 0, got 0.0"),
         (

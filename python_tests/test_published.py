@@ -10,12 +10,18 @@ from training_runs import QUIET, tiny_data  # noqa: F401
 
 pytest.importorskip("safetensors")
 
+from ccp_fast import _loss_options
 from ccp_fast.training import trainer
 from ccp_fast.training.config import Config, load_config, to_yaml
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.objective import build_loss
 from ccp_fast.training.published import settled
 from ccp_fast.training.run_folder import RunFolder, last_unfinished
+
+
+def scale_and_margin(config: Config) -> list[float]:
+    """What margin_softmax computes with."""
+    return _loss_options.margin_softmax(**build_loss(config, 5).options).parameters
 
 
 @pytest.mark.parametrize(
@@ -25,15 +31,14 @@ from ccp_fast.training.run_folder import RunFolder, last_unfinished
         (["loss.options.kind=arcface"], 64, 0.5),
         (["loss.options.kind=cosface"], 64, 0.35),
         (["loss.options.kind=cosface", "loss.options.margin=0.2"], 64, 0.2),
-        (["loss.options.kind=none"], 20, 0.5),
-        (["loss.options.kind=none", "loss.options.scale=16"], 16, 0.5),
+        (["loss.options.kind=none"], 20, 0),
+        (["loss.options.kind=none", "loss.options.scale=16"], 16, 0),
     ],
     ids=str,
 )
 def test_margin_softmax_by_its_kind(settings: list[str], scale: float, margin: float) -> None:
     config = settled(tiny_training.config("loss.name=margin_softmax", "method=plain", *settings))
-    options = build_loss(config, 5).options
-    assert (options["scale"], options["margin"]) == (scale, margin)
+    assert scale_and_margin(config) == [scale, margin]
     assert settled(config) == config
 
 
@@ -80,9 +85,9 @@ def test_runs_from_before_stay_what_they_were(tmp_path: Path) -> None:
     assert nca.config.optimizer.proxies == "same"
     assert not nca.config.optimizer.warm_up_embedding
     softmax = plain.replace("name: c2\n  options: {}", "name: margin_softmax\n  options: {kind: %s}")
-    for kind in ("none", "cosface", "arcface"):
-        options = build_loss(stored(tmp_path / kind, softmax % kind).config, 5).options
-        assert (options["scale"], options["margin"]) == (64, 0.5)
+    for kind, margin in (("none", 0), ("cosface", 0.5), ("arcface", 0.5)):
+        run = stored(tmp_path / kind, softmax % kind)
+        assert scale_and_margin(run.config) == [64, margin]
     stored(tmp_path / "c2", old).check_same_settings(Config())
 
 

@@ -25,7 +25,7 @@ class MarginSoftmaxLoss(MetricLoss):
         proxies_per_class: int = 1,
         *,
         scale: float = 64.0,
-        margin: float = 0.5,
+        margin: float | None = None,
         kind: Literal["none", "cosface", "arcface"] = "none",
         normalize: Normalize = "unit",
         reduction: Reduction = "mean",

@@ -76,9 +76,7 @@ PRESETS = {
     "soft_triple": Preset(
         "SoftTriple", SoftTripleLoss, {"scale": 20.0, "gamma": 0.1, "margin": 0.01, "tau": 0.2}, True
     ),
-    "margin_softmax": Preset(
-        "Margin softmax", MarginSoftmaxLoss, {"scale": 64.0, "margin": 0.5, "kind": "arcface"}, True
-    ),
+    "margin_softmax": Preset("Margin softmax", MarginSoftmaxLoss, {"scale": 64.0, "kind": "arcface"}, True),
 }
 
 
