@@ -228,30 +228,47 @@ def test_items_beyond_2_31_components(loss: str, side: str, dtype: torch.dtype) 
     assert (far_gradient == gradient).all()
 
 
-def test_positives_beyond_2_31_components() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_positives_beyond_2_31_components(dtype: torch.dtype) -> None:
     """Of triplet: proxies of the last classes, whose distances are listed before the pairs are looked at."""
     dim, classes = 256, 12
-    pairs = make_pairs("proxies", 5, 4 * classes, dim, 4)
+    pairs = make_pairs("proxies", 5, 4 * classes, dim, 4).to(dtype)
     missing = missing_items(dim)
     settings = Settings("triplet", [-0.1], "ball", "sum")
-    value, *_, active = kernels_of(pairs, settings).forward()
+    here = kernels_of(pairs, settings, shared_bytes=NO_PASS_FOR_BOTH)
+    value, *_, active = here.forward()
     assert value > 0
     moved = pairs._replace(labels=pairs.labels + missing // 4)
-    far = kernels_of(moved, settings, multiprocessors=missing // 64, missing_columns=missing)
+    far = kernels_of(
+        moved, settings, shared_bytes=NO_PASS_FOR_BOTH, multiprocessors=missing // 64, missing_columns=missing
+    )
     with emulator.only_end_blocks(0, 1):
         *_, far_active = far.forward()
     assert (far_active[missing:] == active).all()
     assert 0 < active.sum() < len(active)
+    assert pairs.references is not None
+    own = pairs.references[pairs.labels]
+    distances = torch.linalg.vector_norm((pairs.anchors[:, None] - own).float(), dim=2).numpy()
+    counts = here.counts(distances)
+    finished = here.row_state(), distances, counts
+    _, gradient = here.shard_backward(*finished, need_rows=False)
+    far.continue_from(here)
+    with emulator.only_end_blocks(1, 1):  # the last list what is active, the first visits it
+        _, far_gradient = far.shard_backward(*finished, need_rows=False)
+    assert gradient.any()
+    assert (far_gradient == gradient).all()
 
 
-def test_nearest_references_beyond_2_31_components() -> None:
-    dim, few = 256, 50
+@pytest.mark.parametrize(("k", "dim"), [(1, 256), (3, 2**14)])
+def test_nearest_references_beyond_2_31_components(k: int, dim: int) -> None:
+    """Several neighbours in few blocks, since each keeps lists."""
+    few = 50
     generator = torch.Generator().manual_seed(0)
     anchors, references = (torch.randn(n, dim, generator=generator) for n in (5, few))
     missing = missing_items(dim)
-    right = nearest(anchors, references, 1)
+    right = nearest(anchors, references, k)
     with emulator.only_end_blocks(0, 1):
-        found = nearest(anchors, references, 1, multiprocessors=missing // 64, missing=missing)
+        found = nearest(anchors, references, k, multiprocessors=missing // 64, missing=missing)
     assert (found.indices == right.indices + missing).all()
     assert (found.distances == right.distances).all()
 

@@ -153,13 +153,14 @@ class EmulatedLoss {
   }
 
   // Of the sum over all shards of the rows' values, given the finished rows of all of them.
-  py::tuple shard_backward(Numbers row_state, std::optional<Numbers> positives, std::optional<Counts> counts) {
+  py::tuple shard_backward(Numbers row_state, std::optional<Numbers> positives, std::optional<Counts> counts,
+                           bool need_rows, bool need_columns) {
     std::copy_n(row_state.data(), row_state.size(), row_state_.mutable_data());
     normalizer_.mutable_at(0) = normalizer_.mutable_at(1) = 1;
     if (positives) list_known_positives(*positives, counts);
     py::array_t<float> one(1);
     one.mutable_at(0) = 1;
-    return gradients(one, true, true);
+    return gradients(one, need_rows, need_columns);
   }
 
   // Gradients like rows and columns; an empty array where not wanted.
@@ -279,7 +280,7 @@ void bind_similarity_loss(py::module_& m) {
       .def("finish", &EmulatedLoss::finish, py::arg("states"), py::arg("columns"))
       .def("counts", &EmulatedLoss::counts, py::arg("positives"))
       .def("shard_backward", &EmulatedLoss::shard_backward, py::arg("row_state"), py::arg("positives"),
-           py::arg("counts"), "(grad_rows, grad_columns)")
+           py::arg("counts"), py::arg("need_rows") = true, py::arg("need_columns") = true, "(grad_rows, grad_columns)")
       .def("backward", &EmulatedLoss::backward, py::arg("grad_loss"), py::arg("need_rows"), py::arg("need_columns"),
            "(grad_rows, grad_columns)");
 }
