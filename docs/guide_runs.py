@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ccp_fast.training.compare import run_in_a_process
-from ccp_fast.training.config import Config, load_config
+from ccp_fast.training.config import load_config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.published import settled
 from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.settings import Config
 
 FOLDER = Path("runs/guide")
 STEPS = 4000

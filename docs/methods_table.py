@@ -23,9 +23,9 @@ from marked import NOT_YET, put_into
 
 from ccp_fast._system.files import write_atomically
 from ccp_fast.training.compare import run_in_a_process, spread
-from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.metrics import to_csv
+from ccp_fast.training.settings import Config
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "results" / "methods.csv"

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from ccp_fast.training.compare import COLUMNS as KNOWN
 from ccp_fast.training.compare import Experiment, spread
-from ccp_fast.training.config import Config, with_settings
+from ccp_fast.training.config import with_settings
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.paired import paired
 from ccp_fast.training.schedule import Schedule
+from ccp_fast.training.settings import Config
 
 
 class Rate(NamedTuple):

@@ -58,8 +58,8 @@ def test_the_settings_of_a_run_are_printed_as_a_file_that_can_be_read() -> None:
     Path("a.yaml").write_text(shown.stdout)
     again = ccp_train("--show-config", "--config", "a.yaml")
     assert again.stdout == shown.stdout
-    assert "name: triplet" in again.stdout
-    assert "classes: 32" in again.stdout
+    assert "  name: triplet\n" in again.stdout
+    assert "  classes: 32\n  samples: 4  # Images of each.\n" in again.stdout
     assert not Path("runs").exists()
 
 

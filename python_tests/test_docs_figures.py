@@ -18,11 +18,11 @@ import tiny_training
 from training_runs import QUIET, tiny_data  # noqa: F401
 
 from ccp_fast.training import compare, trainer
-from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.paired import paired
+from ccp_fast.training.settings import Config
 
 DOCS = Path(__file__).parents[1] / "docs"
 TINY = tuple(s for s in tiny_training.SETTINGS if s.partition("=")[0] not in ("threads", "steps"))

@@ -31,13 +31,14 @@ from ccp_fast.data import DataFileError, ImageFiles
 from ccp_fast.data.folders import folders
 from ccp_fast.data.image_files import decode
 from ccp_fast.training import datasets, protocols, trainer
-from ccp_fast.training.config import Config, load_config, to_yaml
+from ccp_fast.training.config import load_config, to_yaml
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs import NetworkInput, open_input, plain_batches
 from ccp_fast.training.inputs.files import AHEAD, FilesInput, Pictures, Request, loader
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.report import write_run_report
 from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.settings import Config
 from ccp_fast.training.workers import MOST, worker_count
 
 COLOUR = NetworkInput(channels=3, size=24, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))

@@ -17,7 +17,6 @@ pytest.importorskip("safetensors")
 
 from safetensors.torch import save_file
 
-from ccp_fast.training.config import ComputeConfig, ModelConfig
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.model import Network, build_network
 from ccp_fast.training.model.bn_inception import BNInception
@@ -25,6 +24,7 @@ from ccp_fast.training.model.efficientnet_lite import EfficientNetLite0, package
 from ccp_fast.training.model.layers import SameConv2d
 from ccp_fast.training.model.network import EmbeddingNetwork
 from ccp_fast.training.model.weights import read_weights
+from ccp_fast.training.settings import ComputeConfig, ModelConfig
 
 SMALL = {"dim": 8, "image_size": 64}
 

@@ -18,13 +18,14 @@ from ccp_fast.cli.train_command import app
 from ccp_fast.data import inshop
 from ccp_fast.evaluation import retrieval
 from ccp_fast.training import compare
-from ccp_fast.training.config import Config, load_config, to_yaml
+from ccp_fast.training.config import load_config, to_yaml
 from ccp_fast.training.datasets import DATASETS
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
 from ccp_fast.training.objective import build_loss
 from ccp_fast.training.presets import configured, preset
 from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.settings import Config
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 

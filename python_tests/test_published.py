@@ -12,11 +12,12 @@ pytest.importorskip("safetensors")
 
 from ccp_fast import _loss_options
 from ccp_fast.training import trainer
-from ccp_fast.training.config import Config, load_config, to_yaml
+from ccp_fast.training.config import load_config, to_yaml
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.objective import build_loss
 from ccp_fast.training.published import settled
 from ccp_fast.training.run_folder import RunFolder, last_unfinished
+from ccp_fast.training.settings import Config
 
 
 def scale_and_margin(config: Config) -> list[float]:

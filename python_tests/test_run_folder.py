@@ -15,11 +15,11 @@ pytest.importorskip("safetensors")
 
 from ccp_fast.training import checkpoint, trainer
 from ccp_fast.training.checkpoint import Checkpoint, DamagedCheckpoint
-from ccp_fast.training.config import Config
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.metrics import MetricLog, read_rows
 from ccp_fast.training.run_folder import RunFolder, numbered
+from ccp_fast.training.settings import Config
 
 QUIET = Display(quiet=True)
 

@@ -22,7 +22,7 @@ pytest.importorskip("safetensors")
 
 from ccp_fast.training import compare, datasets, trainer
 from ccp_fast.training.augment import Augment, to_float
-from ccp_fast.training.config import AugmentConfig, Config, load_config, to_yaml
+from ccp_fast.training.config import load_config, to_yaml
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.errors import Diverged, UserError
 from ccp_fast.training.interrupt import Interrupted
@@ -34,6 +34,7 @@ from ccp_fast.training.published import settled
 from ccp_fast.training.report import write_comparison_report, write_run_report
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.schedule import rate_factor
+from ccp_fast.training.settings import AugmentConfig, Config
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ pytest.importorskip("safetensors")
 from ccp_fast.nn import IntraBatchLoss
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.training import trainer
-from ccp_fast.training.config import Config, load_config
+from ccp_fast.training.config import load_config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.methods import METHODS, run_name, title
@@ -27,6 +27,7 @@ from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.report import write_run_report
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.schedule import rate_factor
+from ccp_fast.training.settings import Config
 
 PROXY_LOSSES = [name for name, preset in PRESETS.items() if preset.needs_proxies]
 NO_WARM_UP = "optimizer.proxy_warm_up=0"

@@ -12,8 +12,9 @@ import torch
 from ccp_fast.cli.train_command import app
 from ccp_fast.data import ImageSet
 from ccp_fast.training import datasets
-from ccp_fast.training.config import Config, load_config
+from ccp_fast.training.config import load_config
 from ccp_fast.training.learner import Learner
+from ccp_fast.training.settings import Config
 
 PER_CLASS = 6
 CLASSES = {"train": 12, "val": 9, "test": 10}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ccp_fast.training.config import MOVABLE, Config, differing, load_config
+from ccp_fast.training.config import MOVABLE, differing, load_config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.settings import Config
 
 REFUSED = (
     "--resume: a run goes on with the settings it has; beside it give at most --data-root, or --set with "

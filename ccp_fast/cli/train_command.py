@@ -17,7 +17,7 @@ from ccp_fast.cli.moved import moved_settings
 from ccp_fast.cli.options import given, refuse_before_a_command, refuse_without_effect
 from ccp_fast.cli.plan import plan
 from ccp_fast.training import compare, protocols
-from ccp_fast.training.config import Config, explained, with_settings
+from ccp_fast.training.config import explained, with_settings
 from ccp_fast.training.datasets import DATASETS
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
@@ -26,6 +26,7 @@ from ccp_fast.training.presets import configured
 from ccp_fast.training.records import Summary
 from ccp_fast.training.report import write_comparison_report, write_run_report
 from ccp_fast.training.run_folder import RunFolder, last_unfinished, numbered
+from ccp_fast.training.settings import Config
 
 app = typer.Typer(
     add_completion=False,

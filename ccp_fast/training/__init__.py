@@ -9,12 +9,12 @@ The names below are for trainers of one's own, as in `examples/train_sop.py`.
 
 from __future__ import annotations
 
-from ccp_fast.training.config import Config
 from ccp_fast.training.datasets import hold_out
 from ccp_fast.training.export import EmbeddingModel, load_model
 from ccp_fast.training.inputs import ImageInput, NetworkInput, open_input
 from ccp_fast.training.model import Network, build_network, embed
 from ccp_fast.training.presets import configured
+from ccp_fast.training.settings import Config
 
 __all__ = [
     "Config",

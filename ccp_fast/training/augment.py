@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from ccp_fast.training.config import AugmentConfig
 from ccp_fast.training.order import WHOLE
+from ccp_fast.training.settings import AugmentConfig
 
 
 def to_float(images: Tensor) -> Tensor:

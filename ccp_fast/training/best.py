@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from ccp_fast.training.config import Config
 from ccp_fast.training.metrics import Row
 from ccp_fast.training.monitor import monitored
+from ccp_fast.training.settings import Config
 
 
 class Best(NamedTuple):

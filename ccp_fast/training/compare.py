@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ccp_fast._system.files import write_atomically
-from ccp_fast.training.config import LOSS_ALIASES, Config, nearest, to_yaml, with_settings
+from ccp_fast.training.config import nearest, to_yaml, with_settings
 from ccp_fast.training.errors import Diverged, UserError
 from ccp_fast.training.metrics import to_csv
 from ccp_fast.training.objective import PRESETS
 from ccp_fast.training.paired import CONFIDENCE, Paired, paired
 from ccp_fast.training.run_folder import RunFolder, check_prolongable
+from ccp_fast.training.settings import LOSS_ALIASES, Config
 
 LARGE_BATCH = {"batch__classes": 32, "batch__samples": 4, "optimizer__schedule": "cosine"}
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ccp_fast.data import ImageSource
-from ccp_fast.training.config import Config
 from ccp_fast.training.inputs import NetworkInput, open_input
 from ccp_fast.training.order import WHOLE
+from ccp_fast.training.settings import Config
 
 
 class Batch(NamedTuple):

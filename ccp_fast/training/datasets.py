@@ -23,10 +23,10 @@ from ccp_fast.data import (
     inshop,
     sop,
 )
-from ccp_fast.training.config import Config, DataConfig
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs.broken import without_broken
 from ccp_fast.training.order import shuffled
+from ccp_fast.training.settings import Config, DataConfig
 from ccp_fast.training.workers import worker_count
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ccp_fast.training.config import Config
 from ccp_fast.training.methods import title
+from ccp_fast.training.settings import Config
 
 _COLUMNS = (  # 78 characters and a star: fits an 80-column terminal
     ("step", 6, "{step:d}"),

@@ -15,13 +15,14 @@ from ccp_fast._checks import Normalize
 from ccp_fast._system.files import write_atomically
 from ccp_fast.data import ImageSource
 from ccp_fast.reference.pairs import normalise
-from ccp_fast.training.config import Config, make_config, with_settings
+from ccp_fast.training.config import make_config, with_settings
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs import NetworkInput, plain_batches
 from ccp_fast.training.learner import best_weights
 from ccp_fast.training.methods import METHODS
 from ccp_fast.training.model import Network, build_network, embed
 from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.settings import Config
 
 FORMAT = "ccp-fast model 1"
 NAME = "best.safetensors"

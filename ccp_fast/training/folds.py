@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ccp_fast.data import EvaluationSet, Splits
-from ccp_fast.training.config import Config
 from ccp_fast.training.datasets import checked, load_parts, load_splits
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.settings import Config
 
 
 def splits_of(config: Config) -> Splits:

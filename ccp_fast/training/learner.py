@@ -11,12 +11,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ccp_fast.data import ImageSource
 from ccp_fast.training.clock import PhaseClock
-from ccp_fast.training.config import Config
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.inputs import plain_batches
 from ccp_fast.training.methods import METHODS
 from ccp_fast.training.model import Network, build_network, embed
 from ccp_fast.training.optimizer import Optimization
+from ccp_fast.training.settings import Config
 
 
 class Learner:

@@ -18,9 +18,9 @@ from typing import Protocol
 from torch.utils.tensorboard import SummaryWriter
 
 from ccp_fast._system.files import write_atomically
-from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.metrics import Row
+from ccp_fast.training.settings import Config
 
 log = logging.getLogger(__name__)
 

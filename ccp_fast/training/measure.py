@@ -13,9 +13,9 @@ from ccp_fast._checks import Normalize
 from ccp_fast.data import EvaluationSet, ImageSource
 from ccp_fast.evaluation import retrieval
 from ccp_fast.reference.pairs import normalise
-from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import EmbeddingModel
+from ccp_fast.training.settings import Config
 
 # The K of Recall@K that publications give for a data set, by its name; for all others 1, 2, 4, 8.
 RECALL_AT = {"sop": (1, 10, 100, 1000), "inshop": (1, 10, 20, 30, 40, 50)}

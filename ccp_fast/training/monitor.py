@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ccp_fast.data import EvaluationSet, ImageSource, Splits
-from ccp_fast.training.config import Config
 from ccp_fast.training.metrics import Row
 from ccp_fast.training.order import shuffled
+from ccp_fast.training.settings import Config
 
 MONITORED = ("map_at_r", "r_precision", "precision_at_1")  # of the classes held out
 

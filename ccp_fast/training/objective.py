@@ -19,8 +19,9 @@ from ccp_fast.losses import (
     SoftTripleLoss,
     TripletLoss,
 )
-from ccp_fast.training.config import Config, nearest
+from ccp_fast.training.config import nearest
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.settings import Config
 
 
 class Preset(NamedTuple):

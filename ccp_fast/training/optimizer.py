@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.model import Network
 from ccp_fast.training.published import rate_of_proxies
 from ccp_fast.training.schedule import rate_factor
+from ccp_fast.training.settings import Config
 
 
 class ProxyRate(NamedTuple):

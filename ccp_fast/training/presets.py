@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from ccp_fast.training.config import Config, given_values, make_config, merged
+from ccp_fast.training.config import given_values, make_config, merged
+from ccp_fast.training.settings import Config
 
 
 def configured(

@@ -25,7 +25,7 @@ import torch
 
 from ccp_fast._system import environment
 from ccp_fast.training import trainer
-from ccp_fast.training.config import Config, with_settings
+from ccp_fast.training.config import with_settings
 from ccp_fast.training.datasets import load_parts
 from ccp_fast.training.display import Display
 from ccp_fast.training.export import load_model
@@ -33,6 +33,7 @@ from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.measure import concatenated, embedded, final_metrics, measure
 from ccp_fast.training.records import Summary
 from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.settings import Config
 
 
 def train(config: Config, path: Path, display: Display) -> Summary:

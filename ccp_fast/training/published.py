@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from ccp_fast.training.config import Config, with_settings
+from ccp_fast.training.config import with_settings
+from ccp_fast.training.settings import Config
 
 # Losses whose proxies learn at a hundred times the network's rate: Proxy-Anchor (arXiv 2003.13911), ProxyNCA++
 # (2004.01113) and SoftTriple (1909.05235).

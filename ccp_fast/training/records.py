@@ -13,10 +13,10 @@ from ccp_fast._system import environment
 from ccp_fast.ccp import SubProblem
 from ccp_fast.training.best import Best
 from ccp_fast.training.clock import PhaseClock
-from ccp_fast.training.config import Config
 from ccp_fast.training.loggers import Loggers
 from ccp_fast.training.metrics import MetricLog, Row
 from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.settings import Config
 
 Summary = dict[str, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ccp_fast.training.config import CheckpointsConfig
+from ccp_fast.training.settings import CheckpointsConfig
 
 
 def needed_steps(steps: Sequence[int], bests: Iterable[int | None], config: CheckpointsConfig) -> set[int]:

@@ -30,20 +30,12 @@ from ccp_fast._system.lock import only_process
 from ccp_fast.data import Splits
 from ccp_fast.training import checkpoint
 from ccp_fast.training.checkpoint import Checkpoint
-from ccp_fast.training.config import (
-    MOVABLE,
-    Config,
-    differing,
-    load_config,
-    moved,
-    to_yaml,
-    value_of,
-    with_settings,
-)
+from ccp_fast.training.config import MOVABLE, differing, load_config, moved, to_yaml, value_of, with_settings
 from ccp_fast.training.errors import CannotWrite, UserError
 from ccp_fast.training.fingerprint import check_same_data, fingerprint
 from ccp_fast.training.published import as_stored, settled
 from ccp_fast.training.retention import needed_steps
+from ccp_fast.training.settings import Config
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from ccp_fast._system import environment
 from ccp_fast.data import EvaluationSet, Splits
 from ccp_fast.training.best import Best
 from ccp_fast.training.checkpoint import Checkpoint
-from ccp_fast.training.config import Config, with_settings
+from ccp_fast.training.config import with_settings
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import CannotWrite, Diverged, UserError
 from ccp_fast.training.export import NAME, export
@@ -25,6 +25,7 @@ from ccp_fast.training.measure import check_evaluation, embedded, final_metrics,
 from ccp_fast.training.monitor import Monitor, monitored
 from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.settings import Config
 
 
 def train(config: Config, path: Path, display: Display) -> Summary:

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from ccp_fast.training.config import CheckpointsConfig
 from ccp_fast.training.retention import needed_steps
+from ccp_fast.training.settings import CheckpointsConfig
 
 
 class Checkpoints:

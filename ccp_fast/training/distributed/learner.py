@@ -32,7 +32,7 @@ from ccp_fast.distributed.pool import own_pool
 from ccp_fast.distributed.proxies import even_shards
 from ccp_fast.samplers import ClassPoolSampler, MPerClassSampler
 from ccp_fast.training.clock import PhaseClock
-from ccp_fast.training.config import Config, with_settings
+from ccp_fast.training.config import with_settings
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.distributed.limits import check_sampling, check_settings
 from ccp_fast.training.distributed.subproblems import of_all_classes, spread_over_all
@@ -44,6 +44,7 @@ from ccp_fast.training.model import build_network, embed
 from ccp_fast.training.objective import build_loss
 from ccp_fast.training.optimizer import ProxyRate, proxy_rate, warm_up_steps
 from ccp_fast.training.schedule import rate_factor
+from ccp_fast.training.settings import Config
 from ccp_fast.training.workers import worker_count
 
 Wrapper = Literal["ddp", "fsdp"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ccp_fast.losses import MetricLoss
-from ccp_fast.training.config import Config
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.settings import Config
 
 
 def check_settings(config: Config, processes: int) -> None:

@@ -15,7 +15,7 @@ from ccp_fast._system import environment
 from ccp_fast.data import DataFileError, Splits
 from ccp_fast.distributed import clear_errors
 from ccp_fast.training.best import Best
-from ccp_fast.training.config import Config, with_settings
+from ccp_fast.training.config import with_settings
 from ccp_fast.training.display import Display, TrainingDisplay
 from ccp_fast.training.distributed.checkpoints import Checkpoints
 from ccp_fast.training.distributed.learner import DistributedLearner, Wrapper
@@ -32,6 +32,7 @@ from ccp_fast.training.monitor import Monitor, monitored
 from ccp_fast.training.published import settled
 from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
 from ccp_fast.training.run_folder import RESUME_DISTRIBUTED, RunFolder
+from ccp_fast.training.settings import Config
 from ccp_fast.training.trainer import set_up_torch
 
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ccp_fast.data import ImageFiles, ImageSet, ImageSource
-from ccp_fast.training.config import Config
 from ccp_fast.training.inputs.files import FilesInput
 from ccp_fast.training.inputs.memory import MemoryInput
 from ccp_fast.training.inputs.network import NetworkInput
 from ccp_fast.training.order import WHOLE
+from ccp_fast.training.settings import Config
 
 __all__ = ["ImageInput", "NetworkInput", "open_input", "plain_batches"]
 

@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ccp_fast.data import DataFileError
 from ccp_fast.data.image_files import ImageFiles, Mode, decode
 from ccp_fast.samplers._random import random_bits
-from ccp_fast.training.config import Config, CropConfig
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs.network import NetworkInput
 from ccp_fast.training.order import WHOLE
+from ccp_fast.training.settings import Config, CropConfig
 from ccp_fast.training.workers import as_it_is, received, worker_count
 
 AHEAD = 2  # requests that a worker may be ahead

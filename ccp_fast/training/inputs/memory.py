@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ccp_fast.data import ImageSet
 from ccp_fast.training.augment import Augment, to_float
-from ccp_fast.training.config import Config
 from ccp_fast.training.inputs.network import NetworkInput
 from ccp_fast.training.order import WHOLE
+from ccp_fast.training.settings import Config
 
 
 class MemoryInput:

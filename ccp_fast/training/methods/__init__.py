@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from ccp_fast.training.config import Config
 from ccp_fast.training.methods.alternating import Alternating
 from ccp_fast.training.methods.base import Method
 from ccp_fast.training.methods.ccp import Ccp
@@ -17,6 +16,7 @@ from ccp_fast.training.methods.intra_batch import IntraBatch
 from ccp_fast.training.methods.plain import Plain
 from ccp_fast.training.methods.xbm import Xbm
 from ccp_fast.training.objective import PRESETS
+from ccp_fast.training.settings import Config
 
 __all__ = ["METHODS", "Method", "run_name", "title"]
 

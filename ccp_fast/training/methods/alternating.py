@@ -12,10 +12,10 @@ from ccp_fast.projection import Projection
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.samplers import HardClassSampler, RepresentativeSampler
 from ccp_fast.training.clock import PhaseClock
-from ccp_fast.training.config import Config
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.methods.base import Method
 from ccp_fast.training.model import embed
+from ccp_fast.training.settings import Config
 
 
 class Alternating(Method):

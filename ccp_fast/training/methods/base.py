@@ -15,10 +15,10 @@ from ccp_fast.ccp import SubProblem
 from ccp_fast.losses import MetricLoss
 from ccp_fast.samplers import MPerClassSampler
 from ccp_fast.training.clock import PhaseClock
-from ccp_fast.training.config import Config
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.objective import build_loss
+from ccp_fast.training.settings import Config
 
 
 @contextmanager

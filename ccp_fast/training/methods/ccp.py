@@ -14,10 +14,10 @@ from ccp_fast.class_memory import ClassMemory
 from ccp_fast.losses import MetricLoss
 from ccp_fast.samplers import ClassPoolSampler
 from ccp_fast.training.clock import PhaseClock
-from ccp_fast.training.config import Config
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.methods.base import Method
 from ccp_fast.training.model import embed
+from ccp_fast.training.settings import Config
 
 
 def projections(config: Config, network: nn.Module, loss: MetricLoss) -> AlternatingProjections:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ccp_fast._checks import Normalize
 from ccp_fast.nn import IntraBatchLoss
-from ccp_fast.training.config import Config
 from ccp_fast.training.methods.base import Method
+from ccp_fast.training.settings import Config
 
 
 class IntraBatch(Method):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ccp_fast.cross_batch_memory import CrossBatchMemory
 from ccp_fast.training.clock import PhaseClock
-from ccp_fast.training.config import Config
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.methods.base import Method
+from ccp_fast.training.settings import Config
 
 
 class Xbm(Method):

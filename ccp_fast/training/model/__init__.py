@@ -19,12 +19,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ccp_fast.training.config import ComputeConfig, ModelConfig, nearest
+from ccp_fast.training.config import nearest
 from ccp_fast.training.errors import Diverged, UserError
 from ccp_fast.training.model import bn_inception, efficientnet_lite, timm_models
 from ccp_fast.training.model.glyph_cnn import GlyphNet
 from ccp_fast.training.model.network import EmbeddingNetwork, Network, Trunk
 from ccp_fast.training.model.weights import Weights, load_weights, read_weights
+from ccp_fast.training.settings import ComputeConfig, ModelConfig
 
 __all__ = ["EmbeddingNetwork", "GlyphNet", "Network", "build_network", "embed"]
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ccp_fast._system.files import write_atomically
 from ccp_fast.training.clock import PHASES
-from ccp_fast.training.config import Config, known_keys, value_of
+from ccp_fast.training.config import known_keys, value_of
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
 from ccp_fast.training.folds import splits_of
@@ -20,6 +20,7 @@ from ccp_fast.training.report.map import GLYPH, HEIGHT, WIDTH, make_map
 from ccp_fast.training.report.page import render
 from ccp_fast.training.report.runs_report import write_runs_report
 from ccp_fast.training.run_folder import RunFolder
+from ccp_fast.training.settings import Config
 
 _PHASE_TITLES = {
     "data": "batches and augmentation",
