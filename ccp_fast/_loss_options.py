@@ -90,7 +90,7 @@ def proxy_anchor(
 def lifted_structure(
     margin: float, variant: str, normalize: Normalize, reduction: Reduction, anchor: Anchor
 ) -> LossSpec:
-    """Of variant "pair" what the operator does of it: a number for every sample, whatever the reduction."""
+    """For "pair" the operator computes one log-sum-exp over the negatives for each sample, hence reduction "none"."""
     check_one_of("variant", variant, ("pair", "anchor"))
     spec = _spec(
         "lifted_anchor" if variant == "anchor" else "negative_lse",

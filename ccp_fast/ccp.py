@@ -140,8 +140,7 @@ class AlternatingProjections:
         _check_at_least(0, lam=lam, lam_decay=lam_decay, min_delta=min_delta, warm_start=warm_start)
         _check_at_least(0, pair_weight=pair_weight, proxy_weight=proxy_weight)
         check_one_of("normalize", normalize, ("loss", "ball", "unit", None))
-        if monitor not in ("max", "min"):
-            raise ValueError(f'monitor: expected "max" or "min", got {monitor!r}')
+        check_one_of("monitor", monitor, ("max", "min"))
 
         self.model, self.criterion, self.proxies = model, loss, loss.proxies
         self.pool_size = pool_size
@@ -172,8 +171,8 @@ class AlternatingProjections:
         """Add the proximal term to every step of `optimizer`, and count its steps. Once, before the first.
 
         The proxies are in `optimizer` too, or in `proxy_optimizer`. Raises ValueError if they are not.
-        hook: False: steps are counted only, and the term is yours to add with `projection.step_()`: as where
-        `optimizer.step` gets a closure, behind the `backward()` inside.
+        hook: False: only count steps. Call `projection.step_()` yourself, for instance inside a closure of
+        `optimizer.step`, after its `backward()`.
         """
         if self._proxy_optimizer is not None:
             raise RuntimeError("attach: expected one call, an optimizer is attached already")

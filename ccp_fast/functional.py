@@ -1,9 +1,10 @@
 """The fused losses as functions: import one into your own trainer.
 
 Every loss compares M anchors (samples) with N references and reduces over all M·N pairs without ever storing them:
-extra memory is O(M + N). Arguments that all of them share:
+extra memory is O((M + N)·D). Arguments that all of them share:
 
-anchors            [M, D] float32, float64, bfloat16 or float16; sums are in float32 (float64 if a side is)
+anchors            [M, D] the samples' embeddings, also where anchor="proxy" makes the references the rows; float32,
+                   float64, bfloat16 or float16; sums are in float32 (float64 if a side is)
 references         None: the anchors themselves, each paired with all others but not with itself;
                    [N, D] with reference_labels: a memory, a second batch;
                    [C, K, D]: K proxies of each of C classes, class c owning references[c];
@@ -14,7 +15,7 @@ exclude_self       True: the first M of the references [N, D] are the anchors th
                    labels; anchor i is not paired with reference i
 normalize          "unit" v/‖v‖ (zero vectors stay zero), "ball" v/max(1, ‖v‖), None; of both sides, inside the op
 reduction          "none": one value per row; "sum"; "anchor_mean": sum / rows; "mean" and "active_mean": see each loss
-anchor             "sample": the anchors are the rows of the loss; "proxy": the references are the rows and the anchors
+anchor             "sample": the samples are the rows of the loss; "proxy": the references are the rows and the samples
                    their columns
 
 Notation: i a row, j a column; P_i the columns of i's class (without i itself), N_i the others; s_ij the dot product and
@@ -88,7 +89,8 @@ def contrastive(
     distance: "cosine" is the dot product of the vectors as `normalize` leaves them.
 
     active_mean: positives and negatives each over their nonzero terms. mean: each over all M·N entries.
-    C2 of arXiv 2209.09060 is the default; C1 is distance="cosine", normalize="unit", reduction="anchor_mean".
+    The default form is C2 of arXiv 2209.09060, whose margins differ between data sets (docs/losses/contrastive.md); C1
+    is distance="cosine", normalize="unit", reduction="anchor_mean".
     Source: Hadsell, Chopra, LeCun 2006, eq. 4, unsquared as in arXiv 2209.09060.
     """
     spec = _loss_options.contrastive(pos_margin, neg_margin, distance, normalize, reduction, anchor)

@@ -110,7 +110,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default="cpu")
     add("--steps", type=int, default=100_000, help="at most; it ends by itself when nothing is gained")
     add("--evaluate-every", type=int, default=250)
-    add("--held-out", type=float, default=0.1, help="share of the training classes to validate on")
+    add("--held-out", type=float, default=0.25, help="share of the training classes to validate on")
     add("--batch-classes", type=int, default=8)
     add("--workers", type=int, help="processes that decode; by default one a core")
     add("--seed", type=int, default=0)

@@ -59,7 +59,7 @@ def test_the_settings_of_a_run_are_printed_as_a_file_that_can_be_read() -> None:
     again = ccp_train("--show-config", "--config", "a.yaml")
     assert again.stdout == shown.stdout
     assert "  name: triplet\n" in again.stdout
-    assert "  classes: 32\n  samples: 4  # Images of each.\n" in again.stdout
+    assert "  classes: 32  # Classes in a batch.\n  samples: 4  # Images of each of them.\n" in again.stdout
     assert not Path("runs").exists()
 
 

@@ -20,7 +20,7 @@ import ccp_fast
 from ccp_fast import _loss_options, distributed, functional, losses, nn, samplers
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "figures")
+PAGES = [DOCS.parent / "README.md", *sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "figures")]
 
 BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 # A comment in front of a table: whose defaults it has.
@@ -43,7 +43,7 @@ class Table(NamedTuple):
 
 
 def name_of(page: Path) -> str:
-    return str(page.relative_to(DOCS))
+    return str(page.relative_to(DOCS if page.is_relative_to(DOCS) else DOCS.parent))
 
 
 def blocks(page: Path, kind: str) -> list[str]:

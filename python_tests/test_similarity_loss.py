@@ -28,15 +28,6 @@ LOSSES: dict[str, dict[str, Any]] = {
     "margin_softmax_arcface": {"scale": 24.0, "margin": 0.5, "kind": "arcface"},
     "soft_triple": {"scale": 20.0, "gamma": 0.1, "margin": 0.05},
 }
-PUBLIC = [
-    "contrastive",
-    "triplet",
-    "multi_similarity",
-    "proxy_nca",
-    "proxy_anchor",
-    "margin_softmax",
-    "soft_triple",
-]
 # No number here is a multiple of a vector, a tile or a register block.
 SHAPES = [(1, 1, 1, 1), (13, 7, 3, 5), (70, 29, 3, 33), (67, 41, 2, 130), (3, 77, 1, 257), (131, 5, 2, 17)]
 KINDS = ["proxies", "labelled", "batch", "memory"]
@@ -45,7 +36,7 @@ REDUCTIONS = ["mean", "active_mean", "anchor_mean", "sum", "none"]
 
 def functions(loss: str) -> tuple[Any, Any]:
     """The fused function and the dense one."""
-    name = "lifted_structure" if loss == "lifted_anchor" else next(n for n in PUBLIC if loss.startswith(n))
+    name = "lifted_structure" if loss == "lifted_anchor" else next(n for n in F.__all__ if loss.startswith(n))
     return getattr(F, name), getattr(reference, name)
 
 

@@ -13,8 +13,9 @@ class ContrastiveLoss(MetricLoss):
     """Margins on the distances of positive and negative pairs.
 
     l2: Σ_P (d − pos_margin)₊ + Σ_N (neg_margin − d)₊; cosine: Σ_P (1 − s − pos_margin)₊ + Σ_N (s −
-    neg_margin)₊, s being the dot product of the vectors as `normalize` leaves them. The defaults are C2 of
-    arXiv 2209.09060; C1 is distance="cosine", normalize="unit", reduction="anchor_mean".
+    neg_margin)₊, s being the dot product of the vectors as `normalize` leaves them. The default form is C2
+    of arXiv 2209.09060, whose margins differ from data set to data set; C1 is distance="cosine", normalize="unit",
+    reduction="anchor_mean".
     Options: see `ccp_fast.functional.contrastive`; proxies and references: see `MetricLoss`.
     """
 

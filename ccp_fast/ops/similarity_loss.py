@@ -70,7 +70,7 @@ def dense_loss(
     )
 
 
-def _number_of_rows(anchors: Tensor, references: Tensor, proxy_rows: bool) -> tuple[Any, Any]:
+def _rows_and_columns(anchors: Tensor, references: Tensor, proxy_rows: bool) -> tuple[Any, Any]:
     count = references.shape[0] * references.shape[1] if references.dim() == 3 else references.shape[0]
     return (count, anchors.shape[0]) if proxy_rows else (anchors.shape[0], count)
 
@@ -89,7 +89,7 @@ def _(
     exclude_self: bool,
     allow_tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, columns = _number_of_rows(anchors, references, proxy_rows)
+    rows, columns = _rows_and_columns(anchors, references, proxy_rows)
     is_double = torch.float64 in (anchors.dtype, references.dtype)
     dtype = torch.float64 if is_double else torch.float32
     return (

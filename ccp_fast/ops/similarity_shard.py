@@ -61,7 +61,7 @@ class Shard(NamedTuple):
 
 
 def states(shard: Shard, spec: LossSpec) -> tuple[Tensor, Tensor]:
-    """What the rows gather from this shard, [members, rows], and the flags of pairs that `backward` may skip."""
+    """What the rows gather from this shard, [members, rows], and flags: 0 for an item without a gradient."""
     result: tuple[Tensor, Tensor] = _states(
         *shard, spec.name, spec.parameters, spec.normalize, spec.proxy_rows, allow_tf32()
     )

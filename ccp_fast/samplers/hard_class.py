@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ccp_fast._checks import describe
+from ccp_fast._checks import check_one_of, describe
 
 from ._deck import Deck
 from ._nearest_classes import Search, nearest_classes
@@ -60,8 +60,7 @@ class HardClassSampler(RepresentativeSampler):
         seed: int = 0,
         search: Search = "torch",
     ) -> None:
-        if search not in ("torch", "faiss"):
-            raise ValueError(f'search: expected "torch" or "faiss", got {search!r}')
+        check_one_of("search", search, ("torch", "faiss"))
         if search == "faiss" and find_spec("faiss") is None:
             raise ValueError('search: expected "torch" where faiss is not installed, got "faiss"')
         self.search = search

@@ -18,7 +18,7 @@ class Best(NamedTuple):
     stale: int = 0  # evaluations since then, but for those in the warm start of CCP
 
     def after(self, row: Row, config: Config) -> Best:
-        """That of an evaluation, or this one. Of equals it is the first."""
+        """The better of this and a new evaluation; of two equal ones the first."""
         if not config.protocol.holds_out or monitored(row) > self.metric:
             return Best(row["step"], monitored(row))
         warming_up = row["subproblem"] is not None and row["subproblem"] < 0

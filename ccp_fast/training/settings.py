@@ -47,36 +47,36 @@ class DataConfig(Section):
 
     name: DataName = "glyphs"
     root: Path | None = None
-    """Its folder; glyphs is in the package and needs none."""
+    """Folder of the data set; glyphs is in the package and needs none."""
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Of the training classes, held out to pick the step that is reported; glyphs has its own."""
+    """Share of the training classes held out to pick the step that is reported; glyphs has its own."""
     held_out_typefaces: Index = 0
-    """Of glyphs-large, not trained on: images in these are searched among the others."""
+    """Typefaces of glyphs-large not trained on: images in these are searched among the others."""
     counts: Literal["published", "any"] = "published"
-    """Of classes and images, where they were published."""
+    """published: numbers of classes and images have to be those of the data set; any: a part will do."""
     on_broken: Literal["stop", "skip"] = "stop"
-    """skip: try all image files before, and leave out what is broken."""
+    """stop: an image that cannot be read ends the run; skip: try all files before, and leave those out."""
     workers: Index | None = None
-    """Processes that decode; null: one a core, 16 at most."""
+    """Processes that decode images; null: one a core, 16 at most."""
 
 
 class ModelConfig(Section):
     """The network."""
 
     name: str = "glyph-cnn"
-    """Or efficientnet-lite0, bn-inception, any model of timm as timm:resnet50."""
+    """glyph-cnn, efficientnet-lite0, bn-inception, or any model of timm as timm:resnet50."""
     widths: tuple[Count, Count, Count, Count] = (24, 48, 96, 128)
     """Channels of glyph-cnn's four convolutions."""
     dim: Count = 128
-    """Of the embedding."""
+    """Components of an embedding."""
     pooling: Literal["gap", "gap+gmp", "token"] = "gap"
-    """Of a backbone's last features: their mean, mean plus maximum, or a transformer's class token."""
+    """How a backbone's last features become one vector: mean, mean plus maximum, or a transformer's class token."""
     image_size: Count | None = None
-    """Pixels of a side, instead of what the network is usually shown."""
+    """Pixels of an image's side; null: what the network is usually shown."""
     weights: str = "default"
-    """To start from: default (ImageNet's; glyph-cnn has none), random, or a file."""
+    """What it starts from: default (ImageNet's; glyph-cnn has none), random, or a file."""
     frozen_norms: bool = False
-    """Batch norms keep their statistics, scales and shifts."""
+    """Batch norms keep their statistics, scales and shifts as they are."""
 
 
 class ComputeConfig(Section):
@@ -86,24 +86,26 @@ class ComputeConfig(Section):
     """
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    """cpu, cuda, or cuda:1 and so on."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 is autocast: losses and parameters stay float32."""
     channels_last: bool = True
-    """The memory format of feature maps."""
+    """Memory format of feature maps."""
     compile: bool = False
-    """By torch.compile; a minute or so at the start."""
+    """Compile the network by torch.compile; takes a minute or so at the start."""
 
 
 class AugmentConfig(Section):
     """Random changes of a training image of a glyph set, see `ccp_fast.training.augment`."""
 
     rotate: Amount = 10.0
-    """Degrees to either side, at most."""
+    """Largest angle to either side, in degrees."""
     shear: Amount = 0.15
+    """Largest shear to either side."""
     scale: Amount = 0.15
-    """Each side by a factor up to 1 + scale, or down to its inverse."""
+    """Each side is scaled by up to 1 + scale, or down to the inverse."""
     shift: Amount = 0.08
-    """Of the image's side."""
+    """Largest shift, as a share of the image's side."""
     erase: Fraction = 0.5
     """Probability of a blank rectangle."""
 
@@ -112,13 +114,13 @@ class CropConfig(Section):
     """What is cut of an image file, see `ccp_fast.training.inputs.files`; `model` says what size a network is shown."""
 
     shorter_side: Count = 256
-    """Pixels, to which an image is resized first."""
+    """Pixels of the shorter side to which an image is resized first."""
     least: Positive = 40.0
-    """Side of the smallest square that is cut, of shorter_side pixels."""
+    """Smallest crop: the area of a square of so many pixels a side, of the resized image."""
     aspect: Annotated[float, Field(ge=1)] = 4 / 3
-    """Or its inverse, at most."""
+    """Most elongated crop: width over height from 1/aspect to aspect."""
     mirror: Fraction = 0.5
-    """Probability."""
+    """Probability that a crop is mirrored."""
 
     @model_validator(mode="after")
     def _cuts_less_than_the_whole(self) -> CropConfig:
@@ -133,8 +135,9 @@ class BatchConfig(Section):
     """A batch of different classes."""
 
     classes: Count = 16
+    """Classes in a batch."""
     samples: Annotated[int, Field(ge=2)] = 4
-    """Images of each."""
+    """Images of each of them."""
 
 
 class OptimizerConfig(Section):
@@ -142,38 +145,40 @@ class OptimizerConfig(Section):
 
     name: Literal["adam", "radam"] = "adam"
     lr: Positive = 1e-3
+    """Learning rate at the start."""
     schedule: Schedule = "constant"
-    """cosine: half a period, to 0; drop: to a tenth after 3/7 of the steps."""
+    """What becomes of lr: constant; cosine, half a period to 0; drop, to a tenth after 3/7 of the steps."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: Amount = 0.0
-    """Of the network, not of the proxies."""
+    """On the weights of the network, not on proxies."""
     proxies: Literal["auto", "same", "hundredfold"] = "auto"
-    """same: at lr. hundredfold: at 100 times lr, and in the first epoch they alone. auto: hundredfold where the loss
-    was published so (proxy_nca, proxy_anchor, soft_triple) and the method is plain, else same. A run stores which."""
+    """How fast they learn. same: at lr. hundredfold: at 100 times lr, and in the first epoch they alone. auto:
+    hundredfold for proxy_nca, proxy_anchor and soft_triple where the method is plain, as is customary, else same. A run
+    stores which."""
     proxy_lr_factor: Positive = 1.0
-    """Times that preset's rate."""
+    """Factor on the rate that `proxies` gives them."""
     proxy_warm_up: Amount | None = None
-    """Epochs in which proxies alone learn, instead of that preset's."""
+    """Epochs in which proxies alone learn; null: as `proxies` says."""
     warm_up_embedding: bool = False
-    """The network's last layer learns in them too, as in Proxy-Anchor's code."""
+    """In those epochs the network's last layer learns too, as in Proxy-Anchor's code."""
     clip_norm: Positive | None = None
-    """Of all gradients together, after the proximal term."""
+    """Largest norm of all gradients together, after the proximal term; null: not clipped."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Averaged weights are what is evaluated."""
+    """Decay of a moving average of the weights, which is then what is evaluated; null: none."""
 
 
 class LossConfig(Section):
     """Between samples and proxies."""
 
     name: Annotated[LossName, BeforeValidator(lambda name: LOSS_ALIASES.get(name, name))] = "c2"
-    """Or c1, triplet, multi_similarity (ms), lifted_structure; with proxies of their own proxy_nca, proxy_anchor,
-    soft_triple, margin_softmax (ArcFace)."""
+    """c1, c2 (contrastive), triplet, multi_similarity (ms), lifted_structure; with proxies of their own proxy_nca,
+    proxy_anchor, soft_triple, margin_softmax (ArcFace)."""
     options: Options = {}
-    """As published where not given, of margin_softmax with its kind; --set loss.options.neg_margin=0.6."""
+    """Of the loss, as published where not given: --set loss.options.neg_margin=0.6."""
     options_of: dict[LossName, Options] = {}
-    """For the loss that is named, where losses are compared: --set loss.options_of.c2.neg_margin=0.6."""
+    """Of each loss, where several are compared: --set loss.options_of.c2.neg_margin=0.6."""
     proxies_per_class: Count | None = None
-    """Of plain training; null: none for a loss between samples, what the loss has by itself for the others."""
+    """In plain training; null: none for a loss between samples, as many as it has by itself for the others."""
 
     @property
     def given_options(self) -> Options:
@@ -185,11 +190,11 @@ class CcpConfig(Section):
     """The algorithm of `ccp_fast.AlternatingProjections`; where method is ccp."""
 
     proxies_per_class: Count = 4
-    """K."""
+    """K, proxies of each class."""
     pool_size: Count = 8
-    """b, images of a class to choose from."""
+    """b, images of a class from which its proxies are chosen."""
     pool: Literal["fresh", "memory"] = "fresh"
-    """Embedded anew, or as training computed it last."""
+    """fresh: embed the images anew; memory: take the embeddings that training computed last."""
     lam: Amount = 2e-4
     """λ of the proximal term λ/2·‖w − w_prev‖²."""
     lam_decay: Amount = 1.0
@@ -197,15 +202,15 @@ class CcpConfig(Section):
     warm_start: Fraction = 0.5
     """Share of all steps trained with the plain loss first."""
     project_every: Count | None = 200
-    """Steps of a sub-problem; null: until `patience` ends it."""
+    """Steps of a sub-problem; null: `patience` ends it."""
     patience: Count = 3
     """Evaluations without gain that end a sub-problem, where project_every is null."""
     min_delta: Amount = 1e-5
     """The least that counts as a gain."""
     pair_weight: Amount = 0.1
-    """Of the loss within the batch."""
+    """Factor on the loss within the batch."""
     proxy_weight: Amount = 1.0
-    """Of the loss to the proxies."""
+    """Factor on the loss to the proxies."""
     reinitialize: bool = True
     """false: proxies are chosen once, at the end of the warm start."""
     seeded: bool = True
@@ -227,11 +232,11 @@ class AlternatingConfig(Section):
     lifetime: Count = 20
     """Steps for which a class keeps its representative, and w_prev stays."""
     lam: Amount = 2e-4
-    """λ of the proximal term."""
+    """λ of the proximal term λ/2·‖w − w_prev‖²."""
     hard_classes: bool = True
-    """Batches of classes near each other, from the end of the warm start on."""
+    """After the warm start a batch has classes that are near each other."""
     warm_start: Fraction = 0.25
-    """Share of all steps."""
+    """Share of all steps, with classes at random."""
 
 
 class IntraBatchConfig(Section):
@@ -242,10 +247,13 @@ class IntraBatchConfig(Section):
     """
 
     heads: Count = 8
+    """Of attention."""
     layers: Count = 1
+    """Rounds of message passing."""
     temperature: Positive = 0.605
+    """Of both softmaxes."""
     smoothing: Fraction = 0.1
-    """Of the labels."""
+    """Share of a label spread over all classes."""
     dropout: Fraction = 0.1
     attention_dropout: Fraction = 0.1
 
@@ -254,13 +262,13 @@ class XbmConfig(Section):
     """`ccp_fast.CrossBatchMemory`; where method is xbm."""
 
     size: Count = 6400
-    """Embeddings; as many as glyphs has images to train on."""
+    """Embeddings kept; as many as glyphs has images to train on."""
     warm_up: Fraction = 0.5
-    """Share of all steps."""
+    """Share of all steps trained without the memory first."""
     pair_weight: Amount = 1.0
-    """Of the loss within the batch."""
+    """Factor on the loss within the batch."""
     memory_weight: Amount = 1.0
-    """Of the loss to the memory."""
+    """Factor on the loss to the memory."""
     include_batch: bool = True
     """The batch itself is among the references, each image left out of its own."""
 
@@ -269,18 +277,18 @@ class EvaluationConfig(Section):
     """Retrieval on the validation classes picks the step that is reported on the test classes."""
 
     every: Count = 100
-    """Steps; a checkpoint is written at the same time."""
+    """Steps from one evaluation to the next; each writes a checkpoint."""
     patience: Count | None = None
-    """Evaluations without a better one that end a run, in CCP counted from the end of the warm start (60 in its paper);
-    null: a run ends after `steps`."""
+    """Evaluations without a better one after which a run ends, counted from the end of a method's warm start (60 in the
+    paper of CCP); null: it ends after `steps`."""
     train_classes: Count = 200
-    """Of those trained on, measured as well, at most; where no class is held out, these alone."""
+    """How many classes of those trained on are measured as well, at most; where no class is held out, these alone."""
     backend: Literal["ccp_fast", "faiss"] = "ccp_fast"
-    """Who looks for candidates; ranks are the same bits."""
+    """What searches for neighbours; the metrics are the same to the bit."""
     nmi: bool = True
-    """At the end; k-means over many classes costs far more than all other metrics."""
+    """Measure NMI at the end; k-means over many classes costs far more than all other metrics."""
     kmeans: Literal["scikit-learn", "faiss"] = "scikit-learn"
-    """Of NMI; faiss: faster, lower figures."""
+    """Which k-means NMI uses; faiss is faster and gives a lower NMI."""
 
 
 class ProtocolConfig(Section):
@@ -295,7 +303,7 @@ class ProtocolConfig(Section):
     trains on. reality-check: each network holds out another part of the training classes and is taken at the step best
     on it."""
     networks: Count | None = None
-    """Measured one by one and concatenated; null: 1, or 4 for reality-check."""
+    """How many are trained, measured one by one and concatenated; null: 1, or 4 for reality-check."""
     network: Index | None = None
     """Which of them a run is; the trainer sets it."""
 
@@ -327,20 +335,22 @@ class CheckpointsConfig(Section):
     """Which checkpoints stay, beside the best that each of them names."""
 
     keep: Count = 2
-    """The newest ones; two, so that one may be damaged."""
+    """How many of the newest; two, so that one may be damaged."""
     keep_every: Count | None = None
-    """Steps; those of its multiples are never deleted."""
+    """Those at multiples of so many steps are never deleted."""
 
 
 class Config(Section):
     """A whole run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of weights, batches and augmentation."""
     method: MethodName = "ccp"
-    """Or plain, alternating, intra-batch, xbm."""
+    """plain, ccp, alternating, intra-batch or xbm."""
     steps: Count = 4000
+    """Batches to train on."""
     threads: Count | None = None
-    """null: as many as there are cores. The bits of a result depend on it."""
+    """Of the CPU; null: as many as there are cores. The bits of a result depend on it."""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -357,7 +367,7 @@ class Config(Section):
     protocol: ProtocolConfig = ProtocolConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
-    """Beside metrics.jsonl."""
+    """tensorboard, wandb; metrics.jsonl is always written."""
 
     @model_validator(mode="after")
     def _patience_has_classes_to_go_by(self) -> Config:

@@ -22,7 +22,7 @@
 namespace ccp {
 namespace CCP_CAPABILITY {
 
-// x, of which the compiler does not know where it comes from.
+// x; but the compiler no longer knows how it was computed, and cannot fuse that with what follows.
 template <class V>
 CCP_HD V in_register(V x) {
 #if defined(__x86_64__) && !defined(__CUDACC__)

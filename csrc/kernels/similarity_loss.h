@@ -34,8 +34,8 @@ struct ClassIndex {
   int64_t largest;
 };
 
-// Of a loss that reads a row's positives, where not all of them are among the columns, which are a part of all there
-// are: the distances to them, and for backward in how many pairs each takes part over all columns.
+// For a loss that reads positives, where the columns are one shard of all columns: each row's distances to its
+// positives, and for backward the number of pairs, over all shards, in which each is active.
 struct KnownPositives {
   int64_t count;          // of each row; 0: none are known, and the kernels look for them among the columns
   const void* distances;  // [rows, count] float or double
@@ -60,7 +60,7 @@ struct SimilarityForward {
   double* loss;        // [1], or [rows] for Reduction::kNone
   void* row_state;     // [kSaved, rows] float or double: what backward needs
   double* normalizer;  // [2]: what the positive and the negative sums were divided by
-  uint8_t* active;     // [max(rows, columns)]: may this item of the longer side have a gradient?
+  uint8_t* active;     // [max(rows, columns)]: may this item of the streamed side have a gradient?
   void* states;        // [members, rows] float or double: what the rows have gathered, with only_states
   bool only_states;    // the rows are not finished: nothing but `active` and `states` is written
 };

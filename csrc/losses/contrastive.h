@@ -1,4 +1,4 @@
-// Contrastive loss with two margins (Hadsell et al. 2006; METHODS: C1 is cosine, C2 is l2).
+// Contrastive loss with two margins (Hadsell et al. 2006); arXiv 2209.09060 calls the cosine C1 and l2 C2.
 //   l2:      Σ_P (d - pos_margin)₊ + Σ_N (neg_margin - d)₊
 //   cosine:  Σ_P (1 - s - pos_margin)₊ + Σ_N (s - neg_margin)₊
 #pragma once

@@ -11,9 +11,8 @@
 //   explicit Loss(const double* parameters);
 //   template <class V> struct State;        // what a row has gathered; only members of type V
 //   init(State&)                            // nothing gathered yet
-//   update(State&, x, same) -> mask         // take one pair; the mask tells which lanes may have a gradient. `same` is
-//   a
-//                                           // mask, too, or NoLanes where that is known beforehand (see simd.h)
+//   update(State&, x, same) -> mask         // take one pair; the mask tells which lanes may have a gradient. `same`
+//                                           // is a mask, too, or NoLanes where that is known beforehand (see simd.h)
 //   template <class V> struct Maxima;       // optional, see below
 //   merge(State&, const State&)             // associative: columns may be split over threads, blocks and ranks
 //   finalize(State<T>, columns, saved[kSaved]) -> RowParts    // the row's loss, and what grad() needs of it
@@ -24,7 +23,12 @@
 // nothing else; start(State&, const Maxima&) makes a state of them that has gathered nothing yet, and in which no
 // maximum rises. A driver that has many pairs at hand goes over them twice. PosNegLse has all of this.
 //
-// With kUsesPositives, update() and grad() also get the row's positives: an object like Positives below.
+// With kUsesPositives, three methods get the row's positives, an object like Positives below, and forward is followed
+// by a pass that counts, for each positive, the pairs with a negative in which it is active:
+//
+//   update(State&, x, same, positives) -> mask
+//   count_active(x, same, positives)
+//   grad(x, same, weight, positives, ordinal) -> V    // ordinal: which of the positives the column is, if it is one
 //
 // With kGrouped, x in the above is what a group of columns makes of its own x_k, a similarity, and so is d loss / d x.
 // A group is the K proxies of a class; columns that are no proxies are groups of one each.
@@ -107,8 +111,8 @@ struct LargestTerm {
 // log(1 + e^x) without overflow.
 CCP_HD double softplus(double x) { return (x > 0 ? x : 0) + ::log1p(::exp(x > 0 ? -x : x)); }
 
-// A row's positives, as update() and grad() see them: distance(o) for the o-th column of the row's class (-inf where
-// there is none), the largest of them, and a counter for each of the pairs in which it takes part, which grad() needs.
+// A row's positives, as a loss sees them: distance(o) to the o-th column of the row's class (-inf where there is none),
+// the largest of them, and for each the number of pairs in which it is active, which grad() needs.
 template <class V>
 struct Positives {
   int64_t count;

@@ -28,11 +28,11 @@ struct PairShapes {
 PairShapes check_pairs(const Tensor& anchors, const Tensor& references, const Tensor& labels,
                        const std::optional<Tensor>& reference_labels, bool exclude_self);
 
-// The same, with groups that fit into a tile.
+// As find_loss, and groups fit into a tile.
 LossEntry check_loss(const std::string& name, const std::vector<double>& parameters, const PairShapes& shapes,
                      bool proxy_rows);
 
-// Of the operators whose proxies are a part of all there are: what one of them gave and another gets back.
+// Checks of the tensors that the operators on shards hand to each other.
 constexpr int64_t kRowParts = 6;  // members of RowParts
 LossEntry check_states(const Tensor& states, const std::string& loss, const std::vector<double>& parameters);
 void check_known_positives(const Tensor& x, const char* name, int64_t rows, int64_t count, ScalarType type);

@@ -34,7 +34,7 @@ class LossBackward : LossPairs<T, Loss> {
   explicit LossBackward(const SimilarityProblem& problem) : Pairs(problem) {}
 
   void backward(const SimilarityBackward& out) {
-    // Where a hinge is inactive for a whole item of the longer side, its gradient is exactly zero: leave it out.
+    // Where a hinge is inactive for a whole item of the streamed side, its gradient is exactly zero: leave it out.
     Buffer<int64_t> chosen(Loss::kHinge ? sweep_.streamed_side().count : 0);
     int64_t count = sweep_.streamed_side().count;
     if (Loss::kHinge) {
@@ -288,7 +288,7 @@ class LossBackward : LossPairs<T, Loss> {
     }
   }
 
-  // The same for groups.
+  // gradient_coefficients() for groups.
   void group_coefficients(const Visit<T>& visit, const T* info) const {
     for_classes(visit,
                 [&](int64_t v, const auto& same) { group_vector_coefficients(visit, v, same, row_info(info, v)); });

@@ -58,7 +58,7 @@ class PositivesTable {
     }
   }
 
-  // Whether the pairs of each positive are counted already, over all columns; then of these rows they are read here.
+  // Whether the counts over all columns were given; read_counters() takes those of these rows.
   bool are_counted() const { return p_.known_positives.active != nullptr; }
   void read_counters(const RowBlock<T>& rows, int64_t counter) {
     read(rows, p_.known_positives.active, active_ + counter * kVectors * most_);

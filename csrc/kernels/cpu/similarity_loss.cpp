@@ -1,5 +1,6 @@
 // The CPU driver of all similarity losses: forward gathers row states over the tiles of a sweep, backward computes each
-// tile again and turns it into gradients of both sides. Extra memory is O(rows + columns); no tile outlives its visit.
+// tile again and turns it into gradients of both sides. Extra memory is O((rows + columns)·dim); no
+// tile outlives its visit.
 #include "kernels/cpu/similarity_loss.h"
 
 #include "kernels/cpu/loss_backward.h"

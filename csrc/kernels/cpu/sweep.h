@@ -61,7 +61,8 @@ class Sweep {
   const EmbeddingSide& streamed_side() const { return stream_columns_ ? p_.columns : p_.rows; }
   const EmbeddingSide& resident_side() const { return stream_columns_ ? p_.rows : p_.columns; }
 
-  // More slices than threads, but never so many that the accumulators outgrow the streamed side.
+  // More slices than threads; accumulators, one of the resident side for each, take four times the streamed side at
+  // most (or two of the resident side).
   int64_t slices(int64_t streamed) const {
     const int64_t by_memory = larger(2, 4 * streamed / larger(1, resident_side().count));
     return larger(1, smaller(smaller(kMostSlices, by_memory), ceil_div(streamed, streamed_tile())));
@@ -78,8 +79,8 @@ class Sweep {
   }
 
   // Streams items chosen[0..count) (nullptr: all). begin(streamed tile, slice) comes before a streamed tile's visits,
-  // end(streamed tile, slice) after them; it will write to `output`, which is like the streamed side, unless that is
-  // nullptr. The streamed tile is a RowBlock or a Panel.
+  // end(streamed tile, slice) after them. `output`, shaped like the streamed side, is where `end` writes: it is
+  // prefetched, unless nullptr. The streamed tile is a RowBlock or a Panel.
   template <class Begin, class Tile, class End>
   void run(const int64_t* chosen, int64_t count, const void* output, const Begin& begin, const Tile& tile,
            const End& end) const {

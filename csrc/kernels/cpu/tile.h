@@ -160,8 +160,8 @@ inline double squared_distance(const T* a, const T* b, int64_t width) {
 }
 
 // ‖a‖² + ‖r‖² - 2a·r cancels for close pairs, and so does the gradient's g·a - g·r; that is where both matter most. A
-// pair closer than 1/8 of the vectors' own size (‖a‖² + ‖r‖²) is computed from the differences; such pairs are rare
-// (its own class), so this costs little.
+// pair with d² < (‖a‖² + ‖r‖²)/64 is computed from the differences; such pairs are rare (its own class), so this costs
+// little.
 template <class V>
 CCP_HD bool any_close(V squared, V size) {
   return any_less(squared, size * (1.0f / 64));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ops/cpu/labels.h"
+#include "ops/describe.h"
 #include "ops/similarity_loss.h"
 
 namespace ccp {
@@ -92,7 +93,8 @@ inline std::vector<double> from_tensor(const Tensor& tensor) {
   if (dtype_of(tensor, "grad_loss") == Dtype::kFloat64)
     std::copy_n(static_cast<const double*>(contiguous.const_data_ptr()), out.size(), out.begin());
   else {
-    CCP_CHECK(tensor.scalar_type() == ScalarType::Float, "grad_loss: expected float32 or float64");
+    CCP_CHECK(tensor.scalar_type() == ScalarType::Float, "grad_loss: expected float32 or float64, got ",
+              describe(tensor));
     std::copy_n(static_cast<const float*>(contiguous.const_data_ptr()), out.size(), out.begin());
   }
   return out;

@@ -16,8 +16,7 @@ void check_ragged(const Tensor& vectors, const Tensor& offsets, const Tensor& po
   check_device(offsets, points, offsets_name, "points");
   CCP_CHECK(vectors.dim() == 2, name, ": expected shape [N, D], got ", shape_of(vectors));
   CCP_CHECK(offsets.scalar_type() == ScalarType::Long && offsets.dim() == 1 && offsets.size(0) >= 1, offsets_name,
-            ": expected int64 of shape [S + 1], got shape ", shape_of(offsets), " and dtype code ",
-            int(offsets.scalar_type()));
+            ": expected int64 of shape [S + 1], got ", describe(offsets));
 }
 
 cuda::RaggedVectors ragged(const Tensor& vectors, const Tensor& offsets, const char* name) {
