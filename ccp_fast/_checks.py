@@ -11,6 +11,8 @@ Normalize = Literal["ball", "unit"] | None
 Reduction = Literal["active_mean", "mean", "anchor_mean", "sum", "none"]
 Anchor = Literal["sample", "proxy"]
 
+_SOFTMAX_MARGINS = {"none": 0.0, "cosface": 0.35, "arcface": 0.5}  # by kind, as published
+
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -36,6 +38,16 @@ def check_normalize(normalize: object) -> None:
 def check_reduction(reduction: object) -> None:
     """One of the five."""
     check_one_of("reduction", reduction, get_args(Reduction))
+
+
+def softmax_margin(kind: str, margin: float | None) -> float:
+    """Of a margin softmax of this kind; None: as published. ValueError for a margin that it does not have."""
+    check_one_of("kind", kind, tuple(_SOFTMAX_MARGINS))
+    if margin is None:
+        return _SOFTMAX_MARGINS[kind]
+    if kind == "none":
+        raise ValueError(f'margin: expected None with kind="none", which has no margin, got {margin!r}')
+    return margin
 
 
 def check_anchor(anchor: object) -> None:

@@ -22,10 +22,9 @@ from ccp_fast._checks import (
     check_one_of,
     check_positive,
     check_reduction,
+    softmax_margin,
 )
 from ccp_fast.ops.similarity_shard import LossSpec
-
-_MARGINS = {"none": 0.0, "cosface": 0.35, "arcface": 0.5}  # of margin_softmax, as published
 
 
 def contrastive(
@@ -106,12 +105,8 @@ def margin_softmax(
     scale: float, margin: float | None, kind: str, normalize: Normalize, reduction: Reduction, anchor: Anchor
 ) -> LossSpec:
     """A margin of a cosine, or of an angle in radians; "none" has none."""
-    check_one_of("kind", kind, tuple(_MARGINS))
+    margin = softmax_margin(kind, margin)
     check_positive("scale", scale)
-    if margin is None:
-        margin = _MARGINS[kind]
-    elif kind == "none":
-        raise ValueError(f'margin: expected None with kind="none", which has no margin, got {margin!r}')
     if kind == "arcface" and not 0 <= as_number("margin", margin) <= math.pi / 2:
         raise ValueError(f"margin: expected radians from 0 to π/2, got {margin!r}")
     name = "margin_softmax_arcface" if kind == "arcface" else "margin_softmax"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from ccp_fast import reference
+from ccp_fast import functional, reference
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "contrastive_l2": reference.contrastive,
@@ -29,6 +30,16 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 REDUCTIONS = ["none", "sum", "mean", "active_mean", "anchor_mean"]
 M, C, K, D = 7, 3, 2, 5
 LABELS = torch.tensor([0, 0, 2, 1, 1, 0, 2])
+
+
+@pytest.mark.parametrize("name", [n for n in functional.__all__ if n[0].islower()])
+def test_it_is_called_as_the_fused_function_is(name: str) -> None:
+    """With the same defaults; annotations may be wider there."""
+    ours, fused = (
+        [(p.name, p.kind, p.default) for p in inspect.signature(getattr(module, name)).parameters.values()]
+        for module in (reference, functional)
+    )
+    assert ours == fused
 
 
 def layouts() -> dict[str, tuple[tuple[Tensor, ...], Callable[..., tuple[Any, ...]]]]:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from ccp_fast._checks import Anchor, Normalize, Reduction
+from ccp_fast._checks import Anchor, Normalize, Reduction, softmax_margin
 from ccp_fast.reference.neighbors import nearest_reference
 from ccp_fast.reference.pairs import Pairs, at_least_float32, make_pairs, norm, normalise
 from ccp_fast.reference.reduction import Count, RowParts, reduce
@@ -233,7 +233,7 @@ def margin_softmax(
     reference_labels: Tensor | None = None,
     *,
     scale: float = 64.0,
-    margin: float = 0.5,
+    margin: float | None = None,
     kind: Literal["none", "cosface", "arcface"] = "none",
     normalize: Normalize = "unit",
     reduction: Reduction = "mean",
@@ -242,25 +242,23 @@ def margin_softmax(
 ) -> Tensor:
     """Cross-entropy of scale·s_c over classes, s_c that of the class's best proxy; the row's own becomes
 
-    "none"     s
-    "cosface"  s − margin                          (arXiv 1801.09414, eq. 4)
-    "arcface"  cos(θ + margin) where θ + margin <= π, else s − margin·sin(margin)   (arXiv 1801.07698, eq. 3)
+    "none"     s; it takes no margin
+    "cosface"  s − margin, .35 if None             (arXiv 1801.09414, eq. 4)
+    "arcface"  cos(θ + margin), .5 if None, where θ + margin <= π, else s − margin·sin(margin)
+                                                   (arXiv 1801.07698, eq. 3)
 
     Columns that are no proxies are classes by themselves; several of the row's own are summed, none gives 0.
     mean: over the rows. active_mean: over the rows that have a positive.
     """
+    margin = softmax_margin(kind, margin)
     pairs = make_pairs(anchors, references, labels, reference_labels, exclude_self, normalize, anchor)
     s, positive, negative = _by_class(pairs, references, anchor)
     best = s.gather(2, s.argmax(2, keepdim=True)).squeeze(2)  # the first of several
-    if kind == "none":
-        target = best
-    elif kind == "cosface":
-        target = best - margin
-    elif kind == "arcface":
+    if kind == "arcface":
         turned = best * math.cos(margin) - _sine(best) * math.sin(margin)
         target = torch.where(best < -math.cos(margin), best - margin * math.sin(margin), turned)
     else:
-        raise ValueError(f'kind: expected "none", "cosface" or "arcface", got {kind!r}')
+        target = best - margin
     logits = scale * torch.where(positive, target, best)
     return reduce(_neighbourhood(logits, positive, negative, "plus_plus"), reduction)
 
