@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -360,6 +361,15 @@ def test_samplers() -> None:
     resumed = ccp_fast.samplers.MPerClassSampler(labels, 12 // 3, 3)
     resumed.load_state_dict(sampler.state_dict())
     assert resumed.next_batch() == sampler.next_batch()
+    epoch = ccp_fast.samplers.MPerClassSampler(labels, 12 // 3, 3, batches_per_epoch=60 // 12)
+    assert sum(map(len, epoch)) == len(theirs)
+    assert next(itertools.islice(sampler, 1000, None))  # without it there is no end
+
+
+def test_nothing_is_moved_to_another_device() -> None:
+    x, labels = torch.randn(4, D), torch.arange(4)
+    with pytest.raises(ValueError, match=r"^labels: expected on cpu, the anchors' device, got meta"):
+        losses.ContrastiveLoss()(x, labels.to("meta"))
 
 
 def test_the_margin_of_positives_of_the_generalised_lifted_structure() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,32 @@ def test_a_data_set_is_trained_as_published(
     assert (c.evaluation.every, c.evaluation.patience) == (every, 60)
     assert of(name, "protocol.name=conventional").evaluation.patience is None
     assert c.loss.given_options == dict(zip(("pos_margin", "neg_margin"), margins, strict=True))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("method", ["ccp", "xbm", "alternating"])
+def test_a_method_begins_before_patience_ends_the_run(name: str, method: str) -> None:
+    c = of(name, method=method)
+    assert c.evaluation.patience is not None
+    assert c.warm_start_steps < c.evaluation.patience * c.evaluation.every
+    assert c.warm_start_steps == (1000 if method == "xbm" else 0)
+
+
+def test_message_passing_is_trained_as_its_page_says() -> None:
+    page = PAGE.parents[1] / "methods" / "intra_batch.md"
+    rows = re.findall(
+        r"^\| [\w-]+ \| (\d+)×(\d+) \| (\d), (\d) \| ([.\d]+) \| ([.\de-]+) \|$",
+        page.read_text(encoding="utf-8"),
+        re.M,
+    )
+    for name, row in zip(("cub", "cars", "sop", "inshop"), rows, strict=True):
+        c = of(name, method="intra-batch")
+        assert (c.optimizer.name, c.optimizer.schedule, c.evaluation.patience) == ("radam", "drop", None)
+        passing = c.intra_batch.layers, c.intra_batch.heads, c.intra_batch.temperature
+        assert (c.batch.classes, c.batch.samples, *passing, c.optimizer.lr) == tuple(map(float, row))
+        images = 0.75 * importlib.import_module(f"ccp_fast.data.{name}").PUBLISHED["training images"]
+        assert c.steps * c.batch.classes * c.batch.samples / images == pytest.approx(70, rel=0.02)
+        assert of(name).optimizer.name == "adam"
 
 
 def test_the_example_is_what_was_reported_for_sop() -> None:

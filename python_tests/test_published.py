@@ -44,9 +44,22 @@ def test_margin_softmax_by_its_kind(settings: list[str], scale: float, margin: f
 
 
 @pytest.mark.parametrize(
+    ("settings", "temperature"),
+    [([], 1 / 9), (["variant=original"], 1), (["variant=original", "temperature=0.5"], 0.5)],
+    ids=str,
+)
+def test_proxy_nca_by_its_variant(settings: list[str], temperature: float) -> None:
+    config = tiny_training.config(
+        "loss.name=proxy_nca", "method=plain", *(f"loss.options.{s}" for s in settings)
+    )
+    assert build_loss(settled(config), 5).options["temperature"] == temperature
+
+
+@pytest.mark.parametrize(
     ("settings", "expected"),
     [
         (["method=plain", "loss.name=proxy_nca"], "hundredfold"),
+        (["method=plain", "loss.name=proxy_nca", "loss.options.variant=original"], "same"),
         (["method=plain", "loss.name=proxy_nca", "optimizer.proxies=same"], "same"),
         (["method=ccp", "loss.name=proxy_nca"], "same"),
         (["method=plain", "loss.name=c2"], "same"),

@@ -50,7 +50,7 @@ def command(
         typer.Option(
             help="c1, c2 (contrastive), triplet, multi_similarity (ms), lifted_structure, proxy_nca, proxy_anchor, "
             "soft_triple, margin_softmax. The proxies of proxy_nca, proxy_anchor and soft_triple learn at a hundred "
-            "times the network's rate, as published; at the same: --set optimizer.proxies=same."
+            "times the network's rate, as is customary; at the same: --set optimizer.proxies=same."
         ),
     ] = None,
     method: Annotated[

@@ -15,13 +15,13 @@ class Best(NamedTuple):
 
     step: int | None = None
     metric: float = -math.inf
-    stale: int = 0  # evaluations since then, but for those in the warm start of CCP
+    stale: int = 0  # evaluations since then, but for those in a method's warm start
 
     def after(self, row: Row, config: Config) -> Best:
         """The better of this and a new evaluation; of two equal ones the first."""
         if not config.protocol.holds_out or monitored(row) > self.metric:
             return Best(row["step"], monitored(row))
-        warming_up = row["subproblem"] is not None and row["subproblem"] < 0
+        warming_up = row["step"] <= config.warm_start_steps
         return self if warming_up else self._replace(stale=self.stale + 1)
 
     def ends(self, config: Config) -> bool:

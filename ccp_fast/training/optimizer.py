@@ -23,8 +23,9 @@ class ProxyRate(NamedTuple):
     warm_up: float  # epochs at the start in which they alone learn
 
 
-# "same": CCP, whose proxies are embeddings. "hundredfold": Proxy-Anchor, ProxyNCA++ and SoftTriple as published,
-# whose proxies are drawn at random beside a pretrained network that learns at 1e-5 to 1e-4.
+# "same": CCP, whose proxies are embeddings. "hundredfold": as is customary for Proxy-Anchor, ProxyNCA++ and SoftTriple,
+# whose proxies are drawn at random beside a pretrained network, which learns at 1e-5 to 1e-4. Proxy-Anchor's code has
+# the epoch.
 PROXY_RATES = {"same": ProxyRate(1.0, 0.0), "hundredfold": ProxyRate(100.0, 1.0)}
 
 

@@ -24,7 +24,7 @@ def configured(
     Raises UserError for a file that cannot be read, an unknown key or a bad value.
     """
     given = given_values(file, settings, flags)
-    base = preset(_name(given, "data"))
+    base = preset(_name(given, "data"), str(given.get("method")))
     if base and _name(given, "protocol") == "conventional":  # no class is held out that patience could go by
         base = merged(base, {"evaluation": {"patience": None}})
     return make_config(merged(base, given), "" if file is None else f"{file}: ")
@@ -36,10 +36,14 @@ def _name(given: Mapping[str, Any], section: str) -> str:
     return str(values.get("name")) if isinstance(values, Mapping) else ""
 
 
-def preset(name: str) -> dict[str, Any]:
+def preset(name: str, method: str = "ccp") -> dict[str, Any]:
     """Settings in sections; none for a set of glyphs, for whose network the defaults are."""
     presets = _presets()
-    return merged(presets["every"], presets[name]) if name in presets.keys() - {"every"} else {}
+    if name not in presets.keys() - {"every"}:
+        return {}
+    both = merged(presets["every"], presets[name])
+    by_method = both.pop("with")
+    return merged(both, by_method.get(method, {}))
 
 
 @cache

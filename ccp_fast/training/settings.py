@@ -243,7 +243,7 @@ class IntraBatchConfig(Section):
     """Message passing, see `ccp_fast.nn.IntraBatchLoss`; where method is intra-batch.
 
     The settings published for SOP, which has many classes of few images too. Published with them are
-    optimizer.name=radam and optimizer.schedule=drop, for a pretrained network; methods are compared without.
+    optimizer.name=radam and optimizer.schedule=drop, which --data sop and so on take; on glyphs all methods have Adam.
     """
 
     heads: Count = 8
@@ -368,6 +368,16 @@ class Config(Section):
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     """tensorboard, wandb; metrics.jsonl is always written."""
+
+    @property
+    def warm_start_steps(self) -> int:
+        """Steps in which the network is trained by the plain loss before what the method is named after begins."""
+        shares = {
+            "ccp": self.ccp.warm_start,
+            "alternating": self.alternating.warm_start,
+            "xbm": self.xbm.warm_up,
+        }
+        return round(shares.get(self.method, 0.0) * self.steps)
 
     @model_validator(mode="after")
     def _patience_has_classes_to_go_by(self) -> Config:

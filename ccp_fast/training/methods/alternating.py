@@ -32,7 +32,7 @@ class Alternating(Method):
     def __init__(self, config: Config, data: TrainingData, model: nn.Module, clock: PhaseClock) -> None:
         super().__init__(config, data, model, clock)
         self.projection = Projection(model, 0.0)
-        self._mining_from = round(config.alternating.warm_start * config.steps)
+        self._mining_from = config.warm_start_steps
 
     def make_sampler(self) -> RepresentativeSampler:
         """Representatives first."""

@@ -34,7 +34,7 @@ def projections(config: Config, network: nn.Module, loss: MetricLoss) -> Alterna
         pair_weight=c.pair_weight,
         proxy_weight=c.proxy_weight,
         stop_patience=None,
-        warm_start=round(c.warm_start * config.steps),
+        warm_start=config.warm_start_steps,
         project_every=c.project_every,
         reinitialize=c.reinitialize,
         seeded=c.seeded,

@@ -27,7 +27,7 @@ class Xbm(Method):
         self.memory = CrossBatchMemory(
             c.size,
             config.model.dim,
-            warm_up=round(c.warm_up * config.steps),
+            warm_up=config.warm_start_steps,
             pair_weight=c.pair_weight,
             memory_weight=c.memory_weight,
             include_batch=c.include_batch,
