@@ -22,7 +22,7 @@ def save(path: Path, label: int, sample: int, size: tuple[int, int] = (48, 36)) 
 
 
 def sop(root: Path, classes: int = 6, samples: int = 3) -> Path:
-    """Half of the classes in each list."""
+    """Half of the classes in each list, whose lines end in a blank here and there, as in all lists below."""
     number = 0
     for part, labels in (("train", range(classes // 2)), ("test", range(classes // 2, classes))):
         lines = ["image_id class_id super_class_id path"]
@@ -32,7 +32,7 @@ def sop(root: Path, classes: int = 6, samples: int = 3) -> Path:
                 kind = "bicycle" if label % 2 else "coffee_maker"
                 path = f"{kind}_final/{111085122871 + label}_{sample}.JPG"
                 save(root / path, label, sample)
-                lines.append(f"{number} {label + 1} {1 + label % 2} {path}")
+                lines.append(f"{number} {label + 1} {1 + label % 2} {path}{' ' * (sample % 2)}")
         (root / f"Ebay_{part}.txt").write_text("\n".join(lines) + "\n")
     return root
 
@@ -45,7 +45,7 @@ def cub(root: Path, classes: int = 4, samples: int = 2) -> Path:
         for sample in range(samples):
             number += 1
             save(root / "images" / name / f"Bird_{label}_{sample:04d}_{number}.jpg", label, sample)
-            images.append(f"{number} {name}/Bird_{label}_{sample:04d}_{number}.jpg")
+            images.append(f"{number} {name}/Bird_{label}_{sample:04d}_{number}.jpg{' ' * (sample % 2)}")
             labels.append(f"{number} {label + 1}")
     for file, lines in (("images", images), ("image_class_labels", labels), ("classes", names)):
         (root / f"{file}.txt").write_text("\n".join(lines) + "\n")
@@ -110,7 +110,7 @@ def inshop(root: Path, items: int = 6, samples: int = 3, *, flat: bool = False) 
             path = f"img/WOMEN/Dresses/id_{label:08d}/{sample:02d}_1_front.jpg"
             save(root / ("" if flat else "Img") / path, label, sample)
             status = "train" if label < items // 2 else "gallery" if sample else "query"
-            lines.append(f"{path}            id_{label:08d}          {status}")
+            lines.append(f"{path}            id_{label:08d}          {status}{' ' * (12 - len(status))}")
     lists = root / ("" if flat else "Eval")
     lists.mkdir(exist_ok=True)
     text = "\n".join([str(len(lines)), "image_name item_id evaluation_status", *lines])

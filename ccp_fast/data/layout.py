@@ -45,14 +45,17 @@ class Layout:
         return DataFileError(f"{self.title}: {what}")
 
     def rows(self, path: Path, columns: int, skip: int = 0) -> Iterator[list[str]]:
-        """The lines of a list in columns parted by white space, without the first lines; the last takes the rest."""
+        """The lines of a list in columns parted by white space, without the first lines; the last takes the rest.
+
+        White space at the end is of none: lines of In-shop are filled up with it.
+        """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise self.error(f"{path} cannot be read: {error}") from None
         for number, line in enumerate(lines[skip:], skip + 1):
             if line.strip():
-                row = line.split(maxsplit=columns - 1)
+                row = line.strip().split(maxsplit=columns - 1)
                 if len(row) != columns:
                     raise self.error(f"{path}, line {number}: expected {columns} columns, got {line[:80]!r}")
                 yield row
