@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import image_trees
 import numpy as np
@@ -211,6 +213,46 @@ def test_the_folder_that_was_meant_is_named(tmp_path: Path, one: Published) -> N
         match=rf"^{one.title}: .* is missing; did you mean the folder {re.escape(str(inside))}\?$",
     ):
         one.reader(tmp_path, any_counts=True)
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a folder one that nobody may look into, root neither."""
+
+    def close(folder: Path) -> None:
+        for name in ("stat", "listdir", "scandir"):
+            real = getattr(os, name)
+
+            def guarded(path: Any, *rest: Any, real: Any = real, name: str = name, **named: Any) -> Any:
+                if folder in Path(path).parents or (name != "stat" and folder == Path(path)):
+                    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+                return real(path, *rest, **named)
+
+            monkeypatch.setattr(os, name, guarded)
+
+    return close
+
+
+def test_a_folder_that_nobody_may_look_into_is_passed_over(
+    tmp_path: Path, closed: Callable[[Path], None]
+) -> None:
+    (tmp_path / "lost+found").mkdir()
+    inside = image_trees.sop(tmp_path / "set")
+    closed(tmp_path / "lost+found")
+    with pytest.raises(
+        DataFileError, match=rf"^SOP: .* is missing; did you mean the folder {re.escape(str(inside))}\?$"
+    ):
+        sop(tmp_path)
+
+
+def test_a_root_that_nobody_may_look_into_is_told(tmp_path: Path, closed: Callable[[Path], None]) -> None:
+    root = image_trees.folders(tmp_path / "set")
+    closed(root)
+    for reader in (sop, folders):
+        with pytest.raises(
+            DataFileError, match=rf"{re.escape(str(root))} cannot be read: Permission denied$"
+        ):
+            reader(root)
 
 
 def test_the_published_counts() -> None:

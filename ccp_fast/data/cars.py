@@ -38,8 +38,9 @@ PUBLISHED = {
 def cars(root: Path | str, *, any_counts: bool = False) -> Parts:
     """The customary division. DataFileError where a folder has neither form of the set, or not all of it."""
     layout = Layout("Cars196", Path(root), SOURCE)
-    whole = layout.root / "cars_annos.mat"
-    names, listed = _one_list(layout, whole) if whole.exists() else _devkit(layout)
+    names, listed = (
+        _one_list(layout, layout.root / "cars_annos.mat") if layout.has("cars_annos.mat") else _devkit(layout)
+    )
     half = len(names) // 2
     train: list[Listed] = []
     test: list[Listed] = []
@@ -76,7 +77,7 @@ def _read(layout: Layout, path: Path, *wanted: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = loadmat(path, squeeze_me=True, variable_names=wanted)
     except Exception as error:  # what SciPy raises for a damaged file depends on where the damage is
-        raise layout.error(f"{path} cannot be read: {error}") from None
+        raise layout.cannot_read(path, error) from None
     for name in wanted:
         if name not in content:
             raise layout.error(f"{path}: expected the variable {name!r}, got none of that name")

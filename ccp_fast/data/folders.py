@@ -21,9 +21,9 @@ SOURCE = "wherever you have it"
 def folders(root: Path | str) -> Parts:
     """The two parts. DataFileError for a folder without classes, a class without images, or one in both parts."""
     layout = Layout("folder of class folders", Path(root), SOURCE)
-    if not layout.root.is_dir():
+    if not os.path.isdir(layout.root):
         raise layout.error(f"{root} is not a folder")
-    if (layout.root / "train").is_dir() and (layout.root / "test").is_dir():
+    if all(os.path.isdir(layout.root / part) for part in ("train", "test")):
         train, test = (_classes(layout, layout.root / part) for part in ("train", "test"))
     else:
         classes = _classes(layout, layout.root)
@@ -38,8 +38,8 @@ def folders(root: Path | str) -> Parts:
 def _classes(layout: Layout, folder: Path) -> dict[str, list[str]]:
     """Paths of images by class, both in the order of their names."""
     found: dict[str, list[str]] = {}
-    for entry in sorted(folder.iterdir()):
-        if not entry.is_dir() or entry.name.startswith("."):
+    for entry in layout.inside(folder):
+        if not os.path.isdir(entry) or entry.name.startswith("."):
             continue
         paths = [
             Path(parent, name).relative_to(layout.root).as_posix()

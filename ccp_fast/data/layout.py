@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,13 +33,32 @@ class Layout:
     def find(self, *candidates: str) -> Path:
         """The first of the files or folders that exists; DataFileError, with the first one's name, if none does."""
         for candidate in candidates:
-            if (self.root / candidate).exists():
+            if self.has(candidate):
                 return self.root / candidate
         missing = f"{self.root / candidates[0]} is missing"
-        for folder in sorted(self.root.iterdir()) if self.root.is_dir() else ():
-            if any((folder / candidate).exists() for candidate in candidates):
+        for folder in self.inside(self.root) if os.path.isdir(self.root) else ():
+            if any(os.path.exists(folder / candidate) for candidate in candidates):
                 raise self.error(f"{missing}; did you mean the folder {folder}?")
         raise self.error(f"{missing}; the set is to be had from {self.source}")
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file or folder; where nobody may look there is none.
+
+        So does `os.path` answer, here and below, where `pathlib` raises: many a disk has a `lost+found`.
+        """
+        return os.path.exists(self.root / name)
+
+    def inside(self, folder: Path) -> list[Path]:
+        """What is in a folder, by name. DataFileError where nobody may look."""
+        try:
+            return sorted(folder.iterdir())
+        except OSError as error:
+            raise self.cannot_read(folder, error) from None
+
+    def cannot_read(self, path: Path | str, error: Exception) -> DataFileError:
+        """A sentence about a file or folder that is there."""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        return self.error(f"{path} cannot be read: {reason}")
 
     def error(self, what: str) -> DataFileError:
         """A sentence that begins with the name of the set."""
@@ -52,7 +72,7 @@ class Layout:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise self.error(f"{path} cannot be read: {error}") from None
+            raise self.cannot_read(path, error) from None
         for number, line in enumerate(lines[skip:], skip + 1):
             if line.strip():
                 row = line.strip().split(maxsplit=columns - 1)
@@ -73,7 +93,7 @@ class Layout:
             parts = PurePosixPath(path).parts
             if not parts or ".." in parts or parts[0] == "/" or "\0" in path:
                 raise self.error(f"expected paths below {self.root} in its lists, got {path!r}")
-        missing = [path for path, _ in listed if not (self.root / path).is_file()]
+        missing = [path for path, _ in listed if not os.path.isfile(self.root / path)]
         if missing:
             raise self.error(
                 f"{self.root / missing[0]} is missing ({len(missing):,} of {len(listed):,} images are); "
