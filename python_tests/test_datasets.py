@@ -91,6 +91,18 @@ def test_cars(tmp_path: Path, kind: str) -> None:
         assert (len(parts.train), len(parts.test.query)) == (8, 8)
 
 
+@pytest.mark.parametrize("folder", ["devkit", "."])
+def test_cars_with_the_list_of_the_other_form_beside_it(tmp_path: Path, folder: str) -> None:
+    image_trees.cars(tmp_path)
+    (tmp_path / "car_ims").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataFileError, match=r"/car_ims/000005.jpg is missing \(4 of 4 images are\)"):
+        cars(tmp_path, any_counts=True)  # alone it says which form was meant
+    image_trees.cars_devkit(tmp_path, folder=folder)
+    assert summary(cars(tmp_path, any_counts=True).test.query)[4] == ("003 Car 2", "cars_test/00005.jpg")
+    (tmp_path / "elsewhere").rename(tmp_path / "car_ims")
+    assert summary(cars(tmp_path, any_counts=True).test.query)[0] == ("003 Car 1", "car_ims/000005.jpg")
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_inshop(tmp_path: Path, flat: bool) -> None:
     parts = inshop(image_trees.inshop(tmp_path, flat=flat), any_counts=True)

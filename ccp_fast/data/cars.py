@@ -38,9 +38,7 @@ PUBLISHED = {
 def cars(root: Path | str, *, any_counts: bool = False) -> Parts:
     """The customary division. DataFileError where a folder has neither form of the set, or not all of it."""
     layout = Layout("Cars196", Path(root), SOURCE)
-    names, listed = (
-        _one_list(layout, layout.root / "cars_annos.mat") if layout.has("cars_annos.mat") else _devkit(layout)
-    )
+    names, listed = _one_list(layout) if _is_one_list(layout) else _devkit(layout)
     half = len(names) // 2
     train: list[Listed] = []
     test: list[Listed] = []
@@ -52,7 +50,15 @@ def cars(root: Path | str, *, any_counts: bool = False) -> Parts:
     return layout.parts(layout.images(train), found, None if any_counts else PUBLISHED)
 
 
-def _one_list(layout: Layout, path: Path) -> tuple[list[str], list[tuple[str, int]]]:
+def _is_one_list(layout: Layout) -> bool:
+    """The list alone often lies beside the other form."""
+    if not layout.has("cars_annos.mat"):
+        return False
+    return layout.has("car_ims") or not any(layout.has(name) for name in ("devkit", "cars_meta.mat"))
+
+
+def _one_list(layout: Layout) -> tuple[list[str], list[tuple[str, int]]]:
+    path = layout.root / "cars_annos.mat"
     content = _read(layout, path, "annotations", "class_names")
     fields = _fields(layout, path, content["annotations"], "relative_im_path", "class")
     return _names(content["class_names"]), [(str(image), int(number)) for image, number in fields]
