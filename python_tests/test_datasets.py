@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,6 +157,65 @@ def test_folders_of_classes(tmp_path: Path) -> None:
         folders(tmp_path / "none")
 
 
+def test_folders_with_classes_to_validate_on(tmp_path: Path) -> None:
+    for label, part in enumerate(("train", "train", "val", "val", "test")):
+        for sample in range(2):
+            image_trees.save(tmp_path / part / f"class {label}" / f"{sample}.png", label, sample)
+    parts = folders(tmp_path)
+    assert parts.train.class_names == ("class 0", "class 1")
+    assert parts.test.query.class_names == ("class 4",)
+    assert summary(parts.val) == [(f"class {c}", f"val/class {c}/{i}.png") for c in (2, 3) for i in range(2)]
+    assert list(parts.counts().values()) == [2, 4, 2, 4, 1, 2]
+    settings = ("data.name=folders", f"data.root={tmp_path}", "data.workers=0")
+    splits = datasets.load_splits(tiny_training.config(*settings))
+    assert splits.val is not None
+    assert splits.val.query.class_names == ("class 2", "class 3")
+    for broken in (tmp_path / "val" / "class 2").iterdir():
+        broken.write_text("no image")
+    config = tiny_training.config(*settings, "data.on_broken=skip").data
+    assert summary(datasets.load_parts(config).val) == [("class 3", f"val/class 3/{i}.png") for i in range(2)]
+    image_trees.save(tmp_path / "val" / "class 1" / "0.png", 1, 5)
+    with pytest.raises(
+        DataFileError, match="other classes to validate on than to train on, got 'class 1' in both"
+    ):
+        folders(tmp_path)
+    (tmp_path / "val" / "class 1").rename(tmp_path / "val" / "class 4")
+    with pytest.raises(
+        DataFileError, match="other classes to validate on than to test, got 'class 4' in both"
+    ):
+        folders(tmp_path)
+    shutil.rmtree(tmp_path / "val")
+    (tmp_path / "val").mkdir()
+    with pytest.raises(DataFileError, match=r"expected folders of classes in .*/val, got none"):
+        folders(tmp_path)
+    for missing in ("test", "train"):
+        (tmp_path / missing).rename(tmp_path / "elsewhere")
+        there = "train and val" if missing == "test" else "val and test"
+        with pytest.raises(
+            DataFileError, match=f"expected train and test in .*, and val beside them or not, got {there}$"
+        ):
+            folders(tmp_path)
+        (tmp_path / "elsewhere").rename(tmp_path / missing)
+
+
+def test_folders_within_a_class_that_are_links(tmp_path: Path) -> None:
+    root = image_trees.folders(tmp_path / "set", classes=2, samples=1)
+    image_trees.save(root / "class 01" / "z" / "deep" / "a.png", 1, 1)
+    image_trees.save(tmp_path / "more" / "b.png", 1, 2)
+    for link, to in {
+        "another": tmp_path / "more",
+        "again": tmp_path / "more",  # the same images
+        "a": root / "class 01" / "z",  # images that are there already
+        "z/circle": root / "class 01",
+        "z/deep/all": root,  # with the other class
+        "gone": tmp_path / "nowhere",
+    }.items():
+        (root / "class 01" / link).symlink_to(to)
+    assert summary(folders(root).test.query) == [
+        ("class 01", f"class 01/{path}") for path in ("0.png", "again/b.png", "z/deep/a.png")
+    ]
+
+
 # What is missing or wrong
 
 
@@ -260,6 +320,11 @@ def test_a_folder_that_nobody_may_look_into_is_passed_over(
 def test_a_root_that_nobody_may_look_into_is_told(tmp_path: Path, closed: Callable[[Path], None]) -> None:
     root = image_trees.folders(tmp_path / "set")
     closed(root)
+    deeper = image_trees.folders(tmp_path / "deeper") / "class 03" / "inside"
+    deeper.mkdir()
+    closed(deeper)
+    with pytest.raises(DataFileError, match=rf"{re.escape(str(deeper))} cannot be read: Permission denied$"):
+        folders(tmp_path / "deeper")
     for reader in (sop, folders):
         with pytest.raises(
             DataFileError, match=rf"{re.escape(str(root))} cannot be read: Permission denied$"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ import typer
 
 from ccp_fast._system.files import write_atomically
 from ccp_fast.cli.errors import one_sentence
-from ccp_fast.data.folders import SUFFIXES
+from ccp_fast.data.folders import SUFFIXES, image_files
 from ccp_fast.data.image_files import ImageFiles
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
@@ -61,8 +60,12 @@ def _files(given: list[Path]) -> list[Path]:
     found = []
     for path in given:
         if path.is_dir():
-            inside = [Path(parent, name) for parent, _, names in os.walk(path) for name in names]
-            found += sorted(file for file in inside if file.suffix.lower() in SUFFIXES)
+            try:
+                found += sorted(image_files(path))
+            except OSError as error:
+                raise UserError(
+                    f"images: {error.filename or path} cannot be read: {error.strerror}"
+                ) from None
         elif path.is_file():
             found.append(path)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -103,13 +104,23 @@ class Layout:
         return ImageFiles(self.root, tuple(entry.path for entry in listed), labels, names)
 
     def parts(
-        self, train: ImageFiles, test: EvaluationSet, published: Mapping[str, int] | None = None
+        self,
+        train: ImageFiles,
+        test: EvaluationSet,
+        published: Mapping[str, int] | None = None,
+        *,
+        val: ImageFiles | None = None,
     ) -> Parts:
-        """Both together. DataFileError where they share a class, or the counts are not the published ones."""
-        both = set(train.class_names) & set(test.query.class_names)
-        if both:
-            raise self.error(f"expected other classes to test than to train on, got {min(both)!r} in both")
-        parts = Parts(train, test)
+        """All together. DataFileError where two share a class, or the counts are not the published ones."""
+        names = {"train on": train.class_names, "test": test.query.class_names}
+        if val is not None:
+            names["validate on"] = val.class_names
+        for (one, here), (other, there) in combinations(names.items(), 2):
+            if both := set(here) & set(there):
+                raise self.error(
+                    f"expected other classes to {other} than to {one}, got {min(both)!r} in both"
+                )
+        parts = Parts(train, test, val)
         found = parts.counts()
         for what, count in (published or {}).items():
             if found[what] != count:

@@ -47,9 +47,13 @@ class Parts(NamedTuple):
         images = {"test images": len(query)}
         if gallery is not None:
             images = {"query images": len(query), "gallery images": len(gallery)}
+        held_out = {}
+        if self.val is not None:
+            held_out = {"validation classes": self.val.num_classes, "validation images": len(self.val)}
         return {
             "training classes": self.train.num_classes,
             "training images": len(self.train),
+            **held_out,
             "test classes": self.test.num_classes,
             **images,
         }

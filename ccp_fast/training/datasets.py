@@ -144,7 +144,9 @@ def without_broken_parts(
 
     gallery = None if parts.test.gallery is None else whole(parts.test.gallery)
     return Parts(
-        _without_empty(whole(parts.train)), EvaluationSet(whole(parts.test.query), gallery), parts.val
+        _without_empty(whole(parts.train)),
+        EvaluationSet(whole(parts.test.query), gallery),
+        None if parts.val is None else _without_empty(whole(parts.val)),
     )
 
 
