@@ -90,12 +90,28 @@ def test_a_large_jpeg_is_decoded_as_small_as_it_may_be(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_picture_becomes_colour_or_gray(tmp_path: Path) -> None:
-    for mode in ("RGB", "L", "P", "RGBA", "LA", "1", "I;16", "CMYK"):
-        path = tmp_path / f"{mode.replace(';', '')}.{'jpg' if mode == 'CMYK' else 'png'}"
-        image = picture(0, 0).convert("L" if mode == "I;16" else mode)
-        (image.convert("I;16") if mode == "I;16" else image).save(path)
+    for mode in ("RGB", "L", "P", "RGBA", "LA", "1", "CMYK"):
+        path = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
+        picture(0, 0).convert(mode).save(path)
         assert np.asarray(decode(path, "RGB")).shape == (36, 48, 3)
         assert np.asarray(decode(path, "L")).shape == (36, 48)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "big-endian.tif", "a.pgm"])
+def test_sixteen_bits_keep_their_grays(tmp_path: Path, name: str) -> None:
+    values = np.array([[0, 128, 129, 257], [32896, 40000, 65406, 65535]], np.uint16)
+    Image.fromarray(values.astype(">u2") if "big" in name else values).save(tmp_path / name)
+    gray = np.asarray(decode(tmp_path / name, "L"))
+    assert gray.tolist() == [[0, 0, 1, 1], [128, 156, 254, 255]]  # of 257 each
+    assert np.array_equal(np.asarray(decode(tmp_path / name, "RGB")), np.stack([gray] * 3, 2))
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("I", np.int32), ("F", np.float32)])
+def test_values_of_no_known_range_are_told(tmp_path: Path, mode: str, kind: type) -> None:
+    Image.fromarray(np.ones((4, 4), kind)).save(tmp_path / "a.tif")
+    said = f"image .*a.tif cannot be read: expected 8 or 16 bits a channel, got Pillow's mode {mode}, "
+    with pytest.raises(DataFileError, match=said):
+        decode(tmp_path / "a.tif", "RGB")
 
 
 def test_evaluation_shows_the_middle(tree: Path) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["RGB", "L"]  # colour or gray
 
+_SIXTEEN_BITS_AS_I = ("PNG", "PPM")  # PNG: as older Pillow opens it
+
 
 @dataclass(frozen=True)
 class ImageFiles(ImageSource):
@@ -58,8 +60,7 @@ def decode(path: Path, mode: Mode, least: int | None = None) -> Image.Image:
                 shorter = min(file.size)
                 # Pillow takes the smallest of the sizes 1, 1/2, 1/4, 1/8 that is at least as large as asked for.
                 file.draft(mode, tuple(side * least // shorter for side in file.size))
-            picture: Image.Image = file.convert(mode)
-            return picture
+            return converted(file, mode)
     except MemoryError:
         raise
     except UnidentifiedImageError:
@@ -67,3 +68,20 @@ def decode(path: Path, mode: Mode, least: int | None = None) -> Image.Image:
     except Exception as error:  # what Pillow raises for a damaged file depends on where the damage is
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     raise DataFileError(f"image {path} cannot be read: {reason}")
+
+
+def converted(picture: Image.Image, mode: Mode) -> Image.Image:
+    """A picture in colour or gray, 8 bits a channel: of 16 bits v becomes v / 257, to the nearest.
+
+    Pillow itself would show all above 255 as white. ValueError for integers and floats whose range no format says.
+    """
+    from PIL import Image
+
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in _SIXTEEN_BITS_AS_I):
+        values = np.asarray(picture).astype(np.uint32)
+        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise ValueError(
+            f"expected 8 or 16 bits a channel, got Pillow's mode {picture.mode}, whose black and white nobody knows"
+        )
+    return picture.convert(mode)

@@ -1,4 +1,4 @@
-"""Which image files could be decoded before: one file in the user's cache for each data set and version of Pillow.
+"""Which image files could be decoded before: a file in the user's cache for each data set, Pillow and set of rules.
 
 An image is the one that was tried as long as its size in bytes and the time of its last change are. What is remembered
 saves time alone: it may be deleted, and where it cannot be read or written all is as if there were none.
@@ -16,6 +16,8 @@ import PIL
 
 from ccp_fast._system.files import write_atomically
 from ccp_fast.training.errors import CannotWrite
+
+RULES = 2  # of what counts as decoded: files that another version of them remembered are tried again
 
 State = list[int]  # bytes, time of the last change in ns
 
@@ -51,5 +53,5 @@ def remember(root: Path, whole: Mapping[str, State]) -> None:
 def _file(root: Path) -> Path:
     """RuntimeError if nobody knows where the user's home is."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ccp_fast"
-    key = hashlib.sha256(f"{PIL.__version__} {root.resolve()}".encode()).hexdigest()
+    key = hashlib.sha256(f"{RULES} {PIL.__version__} {root.resolve()}".encode()).hexdigest()
     return folder / f"whole-images-{key[:16]}.json"
