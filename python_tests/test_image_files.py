@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import os
 import re
@@ -22,6 +23,7 @@ import tiny_training
 import torch
 from image_trees import picture
 from PIL import Image
+from rich.console import Console
 from training_runs import QUIET, assert_same_results, check_page
 
 pytest.importorskip("safetensors")
@@ -32,10 +34,13 @@ from ccp_fast.data.folders import folders
 from ccp_fast.data.image_files import decode
 from ccp_fast.training import datasets, protocols, trainer
 from ccp_fast.training.config import load_config, to_yaml
+from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs import NetworkInput, open_input, plain_batches
 from ccp_fast.training.inputs.files import AHEAD, FilesInput, Pictures, Request, loader
 from ccp_fast.training.learner import Learner
+from ccp_fast.training.metrics import read_rows
+from ccp_fast.training.monitor import Monitor
 from ccp_fast.training.report import write_run_report
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.settings import Config
@@ -554,6 +559,30 @@ def test_classes_smaller_than_a_batch_or_a_pool_asks_for(tmp_path: Path, method:
         UserError, match="expected test classes in which a query finds another image, got none: all 5"
     ):
         datasets.load_splits(config)
+
+
+def test_classes_of_one_image_are_not_among_those_that_are_monitored(tmp_path: Path) -> None:
+    tree = image_trees.folders(tmp_path / "tree", classes=10, samples=2)
+    config = config_of(tree, "steps=4", "batch.classes=3", "evaluation.train_classes=2")
+    first, *others = datasets.load_splits(config).train.class_names
+    (tree / first / "1.png").unlink()
+    splits = datasets.load_splits(config)
+    assert splits.train.class_names == (first, *others)
+    seen = Monitor(config, splits).seen
+    assert seen is not None
+    assert seen.query.class_names == tuple(others[:2])
+    for name in others:
+        (tree / name / "1.png").unlink()
+    trainer.train(config, tmp_path / "run", QUIET)
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["train_map_at_r"] for row in rows] == [None]
+    assert rows[0]["val_map_at_r"] is not None
+    check_page(write_run_report(RunFolder.open(tmp_path / "run")).read_text())
+    shown, text = Display(), io.StringIO()
+    shown.console = Console(file=text, width=80)
+    with shown.training(config, 0) as lines:
+        lines.row(rows[0], is_best=True)
+    assert re.search(r"\d\s+-\s+[01]\.\d{4}\s+[01]\.\d{4}\s", text.getvalue().splitlines()[-1])
 
 
 def test_photographs_are_shown_in_the_report(tree: Path, tmp_path: Path) -> None:

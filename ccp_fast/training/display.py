@@ -23,7 +23,7 @@ _COLUMNS = (  # 78 characters and a star: fits an 80-column terminal
     ("step", 6, "{step:d}"),
     ("phase", 16, "{phase}"),
     ("loss", 9, "{loss:.4f}"),
-    ("MAP@R seen", 12, "{train_map_at_r:.4f}"),
+    ("MAP@R seen", 12, "{train_map_at_r}"),
     ("MAP@R new", 11, "{val_map_at_r}"),
     ("P@1 new", 9, "{val_precision_at_1}"),
     ("spread", 8, "{spread}"),
@@ -55,7 +55,10 @@ class TrainingDisplay:
             **row,
             "phase": phase(self._method, row["subproblem"]),
             "spread": _number(row["proxy_spread"], 3),
-            **{name: _number(row[name], 4) for name in ("val_map_at_r", "val_precision_at_1")},
+            **{
+                name: _number(row[name], 4)
+                for name in ("train_map_at_r", "val_map_at_r", "val_precision_at_1")
+            },
         }
         line = "".join(form.format(**values).rjust(width) for _, width, form in _COLUMNS)
         self._console.print(f"{line} {'*' if is_best else ''}".rstrip(), highlight=False, markup=False)

@@ -22,27 +22,23 @@ class Monitor:
 
     Attributes:
         held_out: never trained on; None under the protocol conventional.
-        seen: `evaluation.train_classes` of those trained on.
+        seen: `evaluation.train_classes` of those trained on that have several images; None if there are none.
     """
 
     def __init__(self, config: Config, splits: Splits) -> None:
         self.held_out = splits.val
-        most = config.evaluation.train_classes
-        self.seen = EvaluationSet(
-            splits.train.of_classes(range(min(most, splits.train.num_classes)))
-            if self.held_out is not None
-            else _sample(splits.train, most)
-        )
+        found = _found(splits.train, by_hash=self.held_out is None)[: config.evaluation.train_classes]
+        self.seen = EvaluationSet(splits.train.of_classes(sorted(found))) if found else None
 
     def measure(
         self, retrieval: Callable[[EvaluationSet, tuple[str, ...]], Mapping[str, float]]
     ) -> dict[str, Any]:
-        """The columns of a row; those of classes held out are None where there are none."""
+        """The columns of a row; None are those of classes held out, or seen, where there are none."""
         held_out: Mapping[str, float | None] = dict.fromkeys(MONITORED)
         if self.held_out is not None:
             held_out = retrieval(self.held_out, MONITORED)
         return {
-            "train_map_at_r": retrieval(self.seen, ("map_at_r",))["map_at_r"],
+            "train_map_at_r": None if self.seen is None else retrieval(self.seen, ("map_at_r",))["map_at_r"],
             **{f"val_{name}": held_out[name] for name in MONITORED},
         }
 
@@ -53,8 +49,11 @@ def monitored(row: Row) -> float:
     return value
 
 
-def _sample(images: ImageSource, most: int) -> ImageSource:
-    """Classes of several images, drawn by their names: neighbours in a list are often of a kind (SOP: all bicycles)."""
+def _found(images: ImageSource, *, by_hash: bool) -> list[int]:
+    """Classes in which an image finds another, as they come or in an order that their names alone decide.
+
+    The latter where CCP goes by them: neighbours in a list are often of a kind (SOP: all bicycles).
+    """
     sizes = images.labels.bincount(minlength=images.num_classes)
-    drawn = [c for c in shuffled("monitored", images.class_names) if sizes[c] > 1]
-    return images.of_classes(sorted(drawn[:most]))
+    order = shuffled("monitored", images.class_names) if by_hash else range(images.num_classes)
+    return [c for c in order if sizes[c] > 1]
