@@ -25,10 +25,12 @@ from image_trees import picture
 from PIL import Image
 from rich.console import Console
 from training_runs import QUIET, assert_same_results, check_page
+from typer.testing import CliRunner, Result
 
 pytest.importorskip("safetensors")
 
 from ccp_fast.cli.errors import one_sentence
+from ccp_fast.cli.train_command import app
 from ccp_fast.data import DataFileError, ImageFiles
 from ccp_fast.data.folders import folders
 from ccp_fast.data.image_files import decode
@@ -583,6 +585,37 @@ def test_classes_of_one_image_are_not_among_those_that_are_monitored(tmp_path: P
     with shown.training(config, 0) as lines:
         lines.row(rows[0], is_best=True)
     assert re.search(r"\d\s+-\s+[01]\.\d{4}\s+[01]\.\d{4}\s", text.getvalue().splitlines()[-1])
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Archives of other times have them in Latin-1."""
+    monkeypatch.chdir(tmp_path)
+    latin = os.fsdecode(b"caf\xe9")
+    image_trees.folders(Path("tree"), classes=12, samples=3)
+    try:
+        for label in range(12):
+            Path(f"tree/class {label:02d}").rename(f"tree/{label:02d} {latin}")
+    except OSError:
+        pytest.skip("needs a file system that takes any bytes for a name")
+    Path(f"tree/01 {latin}/2.png").rename(f"tree/01 {latin}/{latin}.png")
+    Path(f"tree/02 {latin}/broken {latin}.png").write_text("no image")
+    config = config_of(tmp_path / "tree", "steps=4", "data.on_broken=skip")
+    trainer.train(config, tmp_path / "run", QUIET)
+    page = write_run_report(RunFolder.open(tmp_path / "run")).read_text(encoding="utf-8")
+    check_page(page)
+    assert r"07 caf\udce9/0.png" in page
+
+    def embed(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["embed", "run", *arguments, "--out", f"{latin}.npy"])
+
+    result = embed("tree", "--skip-broken")
+    assert result.exit_code == 0, result.output
+    assert r"caf\udce9.npy: 36 vectors of 8 dimensions" in result.stdout
+    assert Path(f"{latin}.txt").read_bytes().splitlines()[5] == b"tree/01 caf\xe9/caf\xe9.png"
+    assert embed(f"tree/02 {latin}").stderr.startswith(r"image tree/02 caf\udce9/broken caf\udce9.png cannot")
+    Path("tree").rename(latin)
+    with pytest.raises(UserError, match=r"^data.root: expected a path in UTF-8, .*, got '.*caf\\udce9'$"):
+        datasets.load_splits(load_config(flags={"data.name": "folders", "data.root": tmp_path / latin}))
 
 
 def test_photographs_are_shown_in_the_report(tree: Path, tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def embed(
         file = io.BytesIO()
         np.save(file, vectors.cpu().numpy())
         write_atomically(out, file.getvalue())
-        write_atomically(out.with_suffix(".txt"), "".join(f"{path}\n" for path in files.paths))
+        names = "".join(f"{path}\n" for path in files.paths)
+        write_atomically(out.with_suffix(".txt"), names.encode("utf-8", "surrogateescape"))
         print(f"{out}: {vectors.shape[0]} vectors of {vectors.shape[1]} dimensions")
 
 

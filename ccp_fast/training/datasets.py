@@ -128,6 +128,12 @@ DATASETS: dict[str, Callable[[DataConfig], Parts]] = {
 def _root(config: DataConfig) -> Path:
     if config.root is None:
         raise UserError(f"data.root: expected the folder of {config.name}: give it with --data-root")
+    try:
+        str(config.root).encode()
+    except UnicodeEncodeError:  # only the root: paths below it are in no file of a run
+        raise UserError(
+            f"data.root: expected a path in UTF-8, as the settings of a run are kept, got {str(config.root)!r}"
+        ) from None
     return config.root
 
 

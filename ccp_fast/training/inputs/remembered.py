@@ -53,5 +53,7 @@ def remember(root: Path, whole: Mapping[str, State]) -> None:
 def _file(root: Path) -> Path:
     """RuntimeError if nobody knows where the user's home is."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ccp_fast"
-    key = hashlib.sha256(f"{RULES} {PIL.__version__} {root.resolve()}".encode()).hexdigest()
+    key = hashlib.sha256(
+        f"{RULES} {PIL.__version__} {root.resolve()}".encode("utf-8", "surrogateescape")
+    ).hexdigest()
     return folder / f"whole-images-{key[:16]}.json"

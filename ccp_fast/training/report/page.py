@@ -16,5 +16,6 @@ _TEMPLATES = Environment(
 
 
 def render(template: str, **values: Any) -> str:
-    """A page."""
-    return _TEMPLATES.get_template(template).render(values)
+    """A page. What is no UTF-8 in names of files shows as in Python."""
+    page = _TEMPLATES.get_template(template).render(values)
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
