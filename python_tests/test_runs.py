@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import re
 import sys
+import tempfile
 import types
 from importlib.util import find_spec
 from pathlib import Path
@@ -303,6 +306,42 @@ def test_what_is_no_image_is_told_and_nothing_is_written(
     assert result.stderr.startswith(sentence)
     assert result.stderr.count("\n") == 1
     assert not list(Path().glob("a.*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "sentence"),
+    [
+        (
+            "embed",
+            "v.txt",
+            "--out: expected a file such as vectors.npy, got v.txt, where the paths of the rows go",
+        ),
+        ("embed", "nodir/v.npy", "nodir/v.npy cannot be written: No such file or directory"),
+        ("embed", "taken", "taken cannot be written: Is a directory"),
+        ("embed", "listed.npy", "listed.txt cannot be written: Is a directory"),
+        ("embed", "full/v.npy", "full/v.npy cannot be written: No space left on device"),
+        ("evaluate", "nodir/m.json", "nodir/m.json cannot be written: No such file or directory"),
+        ("evaluate", "taken", "taken cannot be written: Is a directory"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_anything_is_computed(
+    command: str, out: str, sentence: str, products: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, run = products
+    for folder in ("taken", "listed.txt", "full"):
+        Path(folder).mkdir()
+    real = tempfile.mkstemp
+
+    def mkstemp(*rest: Any, dir: Path, **named: Any) -> tuple[int, str]:
+        if Path(dir).name == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*rest, dir=dir, **named)
+
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+    monkeypatch.setattr(f"ccp_fast.cli.{command}_command.load_model", None)
+    result = ccp_train(command, str(run), *([str(root)] if command == "embed" else []), "--out", out)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", sentence + "\n")
+    assert sorted(str(path) for path in Path().rglob("*")) == ["full", "listed.txt", "taken"]
 
 
 def test_broken_images_are_left_out_of_the_vectors_if_that_is_wanted(

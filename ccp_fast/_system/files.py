@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -12,10 +13,7 @@ from ccp_fast._system.errors import CannotWrite
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write to a temporary file beside it, flush to the disk, rename; CannotWrite leaves the old content or the new."""
     raw = data.encode() if isinstance(data, str) else data
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise CannotWrite(path, error) from None
+    descriptor, temporary = _temporary_beside(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)
@@ -29,6 +27,23 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         if isinstance(error, OSError):
             raise CannotWrite(path, error) from None
         raise
+
+
+def check_writable(path: Path) -> None:
+    """CannotWrite where `write_atomically` could not write now: to be told before the work for it is done."""
+    if os.path.isdir(path):
+        raise CannotWrite(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    descriptor, temporary = _temporary_beside(path)
+    os.close(descriptor)
+    os.unlink(temporary)
+
+
+def _temporary_beside(path: Path) -> tuple[int, str]:
+    """Made and open: its descriptor and its path."""
+    try:
+        return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise CannotWrite(path, error) from None
 
 
 def append(path: Path, text: str) -> None:

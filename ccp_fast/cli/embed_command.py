@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import typer
 
-from ccp_fast._system.files import write_atomically
+from ccp_fast._system.files import check_writable, write_atomically
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.data.folders import SUFFIXES, image_files
 from ccp_fast.data.image_files import ImageFiles
@@ -40,6 +40,7 @@ def embed(
     The path of each row stands in a .txt beside them.
     """
     with one_sentence():
+        names = _list_beside(out)
         paths = tuple(str(path) for path in _files(images))
         model = load_model(run, device)
         files = ImageFiles(Path(), paths, torch.zeros(len(paths), dtype=torch.int64), ("",))
@@ -51,9 +52,21 @@ def embed(
         file = io.BytesIO()
         np.save(file, vectors.cpu().numpy())
         write_atomically(out, file.getvalue())
-        names = "".join(f"{path}\n" for path in files.paths)
-        write_atomically(out.with_suffix(".txt"), names.encode("utf-8", "surrogateescape"))
+        listed = "".join(f"{path}\n" for path in files.paths)
+        write_atomically(names, listed.encode("utf-8", "surrogateescape"))
         print(f"{out}: {vectors.shape[0]} vectors of {vectors.shape[1]} dimensions")
+
+
+def _list_beside(out: Path) -> Path:
+    """The file for the paths. UserError where it would be the vectors' own, CannotWrite where one cannot be written."""
+    if out.suffix.lower() == ".txt":
+        raise UserError(
+            f"--out: expected a file such as vectors.npy, got {out}, where the paths of the rows go"
+        )
+    check_writable(out)
+    names = out.with_suffix(".txt")
+    check_writable(names)
+    return names
 
 
 def _files(given: list[Path]) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ccp_fast._system.files import write_atomically
+from ccp_fast._system.files import check_writable, write_atomically
 from ccp_fast.cli.errors import one_sentence
 from ccp_fast.data import EvaluationSet
 from ccp_fast.training.config import load_config
@@ -50,6 +50,8 @@ def evaluate(
 ) -> None:
     """Print retrieval metrics of a trained model. The networks of a run count together."""
     with one_sentence():
+        if out is not None:
+            check_writable(out)
         model = load_model(run, device, step)
         config = load_config(
             settings=settings or (),
