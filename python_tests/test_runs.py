@@ -20,6 +20,7 @@ import pytest
 import tiny_training
 import torch
 from helpers import assert_same_state
+from PIL import Image
 from training_runs import QUIET, assert_same_results, check_page, tiny_data  # noqa: F401
 from typer.testing import CliRunner, Result
 
@@ -283,6 +284,52 @@ def test_images_in_vectors_out(products: tuple[Path, Path]) -> None:
     assert names[:48] == sorted(names[:48])
     assert names[48] == paths[3]
     np.testing.assert_allclose(np.load("b.npy")[48], vectors[3], atol=1e-6)
+
+
+def test_prepared_pictures_give_the_vectors_of_embed(products: tuple[Path, Path]) -> None:
+    root, run = products
+    paths = [Path("colour.png"), Path("gray.png"), Path("large.jpg"), *sorted(root.rglob("*.JPG"))[:3]]
+    image_trees.picture(5, 0).save(paths[0])
+    image_trees.picture(4, 0, (60, 50)).convert("L").save(paths[1])
+    image_trees.picture(3, 0, (700, 530)).save(paths[2])  # which is decoded at a half
+    assert ccp_train("embed", str(run), *map(str, paths), "--out", "a.npy").exit_code == 0
+    model = load_model(run)
+    torch.testing.assert_close(model(model.prepare(paths)), torch.from_numpy(np.load("a.npy")))
+    expected = model.prepare([str(path) for path in paths])
+    opened = [Image.open(path) for path in paths]
+    shown = model.prepare(opened)
+    assert opened[2].size == (700, 530)
+    assert torch.equal(shown[:2], expected[:2])
+    assert 0 < (shown - expected).abs().max() < 0.1
+    arrays = [np.asarray(one) for one in opened]
+    assert torch.equal(model.prepare(arrays), shown)
+    assert torch.equal(model.prepare(np.stack(arrays[3:])), shown[3:])
+    assert model.prepare([]).shape == (0, 1, 32, 32)
+    squeezed = model.input.fit(torch.tensor(arrays[0]).permute(2, 0, 1)[None] / 255)
+    assert (squeezed - shown[:1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("a.jpg", "images: expected a list, each a path, a picture of Pillow or uint8 .*, got str by itself"),
+        (np.zeros((9, 9, 3), np.uint8), r"images: expected a list, .*, got uint8 \[9, 9, 3\] by itself"),
+        (
+            [np.zeros((9, 9, 3))],
+            r"images\[0\]: expected a path, .*\[height, width, 3\], got float64 \[9, 9, 3\]",
+        ),
+        ([np.zeros((9, 9, 4), np.uint8)], r"images\[0\]: expected a path, .*, got uint8 \[9, 9, 4\]"),
+        ([np.zeros((0, 9), np.uint8)], r"images\[0\]: expected a path, .*, got uint8 \[0, 9\]"),
+        ([torch.zeros(3, 9, 9, dtype=torch.uint8)], r"images\[0\]: expected a path, .*, got Tensor"),
+        ([Image.new("F", (9, 9))], r"images\[0\]: expected 8 or 16 bits a channel, got Pillow's mode F"),
+    ],
+)
+def test_what_is_no_picture_cannot_be_prepared(
+    given: Any, sentence: str, products: tuple[Path, Path]
+) -> None:
+    model = load_model(products[1])
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        model.prepare(given)
 
 
 @pytest.mark.parametrize(

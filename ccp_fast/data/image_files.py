@@ -35,8 +35,11 @@ class ImageFiles(ImageSource):
 
     def image(self, index: int) -> Tensor:
         """One image, uint8 ``[3, height, width]``. DataFileError if it cannot be decoded."""
-        picture = decode(self.root / self.paths[index], "RGB")
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        return torch.from_numpy(np.array(self.picture(index, "RGB"))).permute(2, 0, 1)
+
+    def picture(self, index: int, mode: Mode, least: int | None = None) -> Image.Image:
+        """One image as `decode` gives it."""
+        return decode(self.root / self.paths[index], mode, least)
 
     def caption(self, index: int) -> str:
         """The class and the file."""

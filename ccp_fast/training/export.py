@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +18,8 @@ from ccp_fast.data import ImageSource
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.training.config import make_config, with_settings
 from ccp_fast.training.errors import UserError
-from ccp_fast.training.inputs import NetworkInput, plain_batches
+from ccp_fast.training.inputs import GivenPictures, NetworkInput, plain_batches
+from ccp_fast.training.inputs.files import FilesInput
 from ccp_fast.training.learner import best_weights
 from ccp_fast.training.methods import METHODS
 from ccp_fast.training.model import Network, build_network, embed
@@ -35,7 +37,7 @@ class EmbeddingModel(nn.Module):
     as in training, those of several networks one after the other.
 
     Attributes:
-        input: the images it wants; `input.fit` makes them of float32 images of 0..1 in any size.
+        input: the images it wants; `prepare` makes them of photographs.
         config: of the run, of the first network.
     """
 
@@ -50,6 +52,22 @@ class EmbeddingModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Vectors."""
         return torch.cat([normalise(network(images), self.normalize) for network in self.networks], dim=1)
+
+    def prepare(self, images: Sequence[Any]) -> Tensor:
+        """Pictures as they are seen in evaluation, float32 ``[n, channels, size, size]``: what `forward` takes.
+
+        The shorter side is resized to `config.crop.shorter_side` pixels, and the square in the middle cut, as
+        `ccp-train embed` does.
+
+        images: paths of files, what Pillow has opened, or uint8 arrays ``[height, width]`` or ``[height, width, 3]``;
+            each in any size. Of a path a JPEG is decoded smaller at once where it is twice as large as needed, and gray
+            for a gray network; what is opened or decoded already differs from that by a few gray values.
+
+        Raises ValueError for anything else, DataFileError for a file that cannot be decoded.
+        """
+        config = with_settings(self.config, data__workers=0)
+        given = FilesInput(GivenPictures(images), config, self.input)
+        return torch.cat(list(given.plain_batches(torch.arange(len(images)), max(1, len(images)))))
 
     def embed(self, images: ImageSource) -> Tensor:
         """Vectors of all images of a source, as they are seen in evaluation."""

@@ -3,6 +3,7 @@
 `network`  what a network wants, and images in memory made into that
 `memory`   a source whose pixels are in memory
 `files`    a source of image files, decoded by worker processes
+`given`    pictures that somebody has at hand, read like files
 `broken`   which files cannot be decoded
 `remembered`  which could be before
 """
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from ccp_fast.data import ImageFiles, ImageSet, ImageSource
 from ccp_fast.training.inputs.files import FilesInput
+from ccp_fast.training.inputs.given import GivenPictures
 from ccp_fast.training.inputs.memory import MemoryInput
 from ccp_fast.training.inputs.network import NetworkInput
 from ccp_fast.training.order import WHOLE
 from ccp_fast.training.settings import Config
 
-__all__ = ["ImageInput", "NetworkInput", "open_input", "plain_batches"]
+__all__ = ["GivenPictures", "ImageInput", "NetworkInput", "open_input", "plain_batches"]
 
 
 class ImageInput(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ccp_fast.data import DataFileError
-from ccp_fast.data.image_files import ImageFiles, Mode, decode
+from ccp_fast.data.image_files import Mode
 from ccp_fast.samplers._random import random_bits
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs.network import NetworkInput
@@ -49,6 +49,13 @@ def of_batch(step: int, batch: Sequence[int], part: slice) -> Request:
     return Request([batch[place] for place in places], step, places)
 
 
+class Album(Protocol):
+    """Images that are decoded when they are asked for: `ImageFiles`, `GivenPictures`."""
+
+    def picture(self, index: int, mode: Mode, least: int | None = None) -> Image.Image:
+        """In colour or gray; a JPEG perhaps smaller, with at least so many pixels a side."""
+
+
 class Answer(NamedTuple):
     """The images of a request, or why there are none."""
 
@@ -65,7 +72,7 @@ class Pictures(Dataset[Answer]):
     is the square in the middle.
     """
 
-    def __init__(self, images: ImageFiles, crop: CropConfig, wanted: NetworkInput, seed: int) -> None:
+    def __init__(self, images: Album, crop: CropConfig, wanted: NetworkInput, seed: int) -> None:
         self._images, self._crop, self._size, self._seed = images, crop, wanted.size, seed
         self._mode: Mode = "L" if wanted.channels == 1 else "RGB"
 
@@ -88,7 +95,7 @@ class Pictures(Dataset[Answer]):
 
     def _resized(self, sample: int) -> Image.Image:
         least = self._crop.shorter_side
-        picture = decode(self._images.root / self._images.paths[sample], self._mode, least)
+        picture = self._images.picture(sample, self._mode, least)
         scale = least / min(picture.size)
         width, height = (max(least, round(side * scale)) for side in picture.size)
         return picture.resize((width, height), Image.Resampling.BILINEAR)
@@ -125,9 +132,9 @@ def _to_be_sent(images: Tensor) -> Tensor | NDArray[np.uint8]:
 
 
 class FilesInput:
-    """The `ImageInput` of `ImageFiles`."""
+    """The `ImageInput` of `ImageFiles` and `GivenPictures`."""
 
-    def __init__(self, images: ImageFiles, config: Config, wanted: NetworkInput) -> None:
+    def __init__(self, images: Album, config: Config, wanted: NetworkInput) -> None:
         if wanted.size > config.crop.shorter_side:
             raise UserError(
                 f"crop.shorter_side: expected at least {wanted.size}, what the network is shown, "

@@ -28,7 +28,11 @@ class NetworkInput:
             )
 
     def fit(self, images: Tensor) -> Tensor:
-        """float32 ``[n, c, h, w]`` of 0..1 with as many channels, in the size and normalised."""
+        """float32 ``[n, c, h, w]`` of 0..1, made to have the channels and the size, and normalised.
+
+        The whole is shown, squeezed into the square: right for glyphs and what else is held in memory in one size. Of
+        photographs the middle is shown, see `EmbeddingModel.prepare`.
+        """
         images = self._in_channels(images)
         if images.shape[2:] != (self.size, self.size):
             images = interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
