@@ -35,7 +35,7 @@ from ccp_fast.data import DataFileError, ImageFiles
 from ccp_fast.data.folders import folders
 from ccp_fast.data.image_files import decode
 from ccp_fast.training import datasets, protocols, trainer
-from ccp_fast.training.config import load_config, to_yaml
+from ccp_fast.training.config import load_config, to_yaml, with_settings
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs import NetworkInput, open_input, plain_batches
@@ -194,6 +194,47 @@ def test_settings_that_do_not_fit_the_network_are_told(tree: Path) -> None:
         )
     with pytest.raises(UserError, match=r"crop\.least: expected at most shorter_side = 32, got 33"):
         config_of(tree, "crop.least=33")
+
+
+def test_bytes_are_sent_to_the_device_and_become_float_there(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU is pretended: what is sent to it stays where it is."""
+    images = training_images(tree)
+    config = config_of(tree, "data.workers=1")
+    here = FilesInput(images, config, COLOUR)
+    expected = [here.augmented(0, plan(0)), *here.plain_batches(torch.arange(24), 20)]
+    sent: list[tuple[str, torch.dtype, int, bool]] = []
+    pinned: list[int] = []
+    real = torch.Tensor.to
+
+    def to(one: torch.Tensor, where: Any, *rest: Any, **named: Any) -> torch.Tensor:
+        if not isinstance(where, torch.device) or where.type != "cuda":
+            return real(one, where, *rest, **named)
+        sent.append((str(where), one.dtype, len(one), one.data_ptr() in pinned and named["non_blocking"]))
+        return one
+
+    def pin_memory(one: torch.Tensor) -> torch.Tensor:
+        copy = one.clone()
+        pinned.append(copy.data_ptr())
+        return copy
+
+    statistics = torch.tensor
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch, "tensor", lambda *rest, device=None, **named: statistics(*rest, **named))
+    there = FilesInput(images, with_settings(config, compute__device="cuda:1"), COLOUR)
+    shown = [there.augmented(0, plan(0)), *there.plain_batches(torch.arange(24), 20)]
+    assert sent == [("cuda:1", torch.uint8, n, True) for n in (6, 20, 4)]
+    assert all(torch.equal(a, b) for a, b in zip(shown, expected, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_shown_the_same_bits(tree: Path) -> None:
+    here, there = (followed(tree, f"compute.device={name}") for name in ("cpu", "cuda"))
+    images = there.augmented(0, plan(0))
+    assert images.device.type == "cuda"
+    assert torch.equal(images.cpu(), here.augmented(0, plan(0)))
 
 
 # Workers

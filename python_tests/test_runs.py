@@ -31,7 +31,9 @@ from ccp_fast.cli.train_command import app
 from ccp_fast.evaluation import normalized_mutual_information, retrieval
 from ccp_fast.training import load_model, measure, protocols
 from ccp_fast.training.checkpoint import Checkpoint
+from ccp_fast.training.config import with_settings
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.export import export
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import LOGGERS, Loggers
 from ccp_fast.training.metrics import read_rows
@@ -307,6 +309,17 @@ def test_prepared_pictures_give_the_vectors_of_embed(products: tuple[Path, Path]
     assert model.prepare([]).shape == (0, 1, 32, 32)
     squeezed = model.input.fit(torch.tensor(arrays[0]).permute(2, 0, 1)[None] / 255)
     assert (squeezed - shown[:1]).abs().max() > 0.1
+
+
+def test_a_model_is_where_it_was_loaded_not_where_it_was_trained(products: tuple[Path, Path]) -> None:
+    root, run = products
+    model = load_model(run)
+    trained_there = with_settings(model.config, compute__device="cuda:1")
+    export(Path("a.safetensors"), model.networks[0].state_dict(), trained_there, step=8)
+    moved = load_model("a.safetensors")
+    assert moved.config.compute.device == "cpu"
+    path = next(root.rglob("*.JPG"))
+    assert torch.equal(moved.prepare([path]), model.prepare([path]))
 
 
 @pytest.mark.parametrize(

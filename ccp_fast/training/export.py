@@ -38,7 +38,7 @@ class EmbeddingModel(nn.Module):
 
     Attributes:
         input: the images it wants; `prepare` makes them of photographs.
-        config: of the run, of the first network.
+        config: of the run, of the first network, with the device that it is on.
     """
 
     def __init__(self, networks: Sequence[Network], config: Config) -> None:
@@ -124,8 +124,7 @@ def _network(path: Path, device: str, step: int | None) -> tuple[Network, Config
         raise UserError(f"{path} cannot be read: {error}") from None
     if header.get("format") != FORMAT:
         raise UserError(f"{path}: expected a network that ccp-train exported, got something else")
-    config = make_config(json.loads(header["config"]), f"{path}: ")
-    return _with_weights(config, tensors, device), config
+    return _with_weights(make_config(json.loads(header["config"]), f"{path}: "), tensors, device)
 
 
 def _best_so_far(run: RunFolder, device: str) -> tuple[Network, Config]:
@@ -137,11 +136,11 @@ def _best_so_far(run: RunFolder, device: str) -> tuple[Network, Config]:
 
 def _at(run: RunFolder, step: int, device: str) -> tuple[Network, Config]:
     state = run.at(step).state["learner"]
-    return _with_weights(run.config, best_weights(state), device), run.config
+    return _with_weights(run.config, best_weights(state), device)
 
 
-def _with_weights(config: Config, tensors: dict[str, Tensor], device: str) -> Network:
+def _with_weights(config: Config, tensors: dict[str, Tensor], device: str) -> tuple[Network, Config]:
     config = with_settings(config, compute__device=device)
     network = build_network(config.model, config.compute, pretrained=False)
     network.load_state_dict(tensors)
-    return network
+    return network, config

@@ -28,7 +28,10 @@ __all__ = ["GivenPictures", "ImageInput", "NetworkInput", "open_input", "plain_b
 
 
 class ImageInput(Protocol):
-    """Images of a source as float32 ``[n, channels, size, size]``, normalised as the network wants them."""
+    """Images of a source as float32 ``[n, channels, size, size]``, normalised as the network wants them.
+
+    Those of files are on `compute.device`, those in memory where they were: a `Network` takes both.
+    """
 
     def augmented(self, step: int, samples: Sequence[int], part: slice = WHOLE) -> Tensor:
         """The images of a batch, or of that part of it, changed as is that step's turn.

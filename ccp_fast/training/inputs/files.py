@@ -2,7 +2,7 @@
 
 A batch is a function of seed, step and samples, whatever the number of workers and wherever a run was interrupted.
 What workers decode ahead is a guess at the samples of the next steps; a batch that turns out to be another one is
-decoded anew. At most `AHEAD` requests a worker are in memory, as bytes; float they become one at a time.
+decoded anew. At most `AHEAD` requests a worker are in memory, as bytes; float they become on the network's device.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class FilesInput:
             )
         if wanted.channels not in (1, 3):
             raise UserError(f"expected a network of 1 or 3 channels for image files, got {wanted.channels}")
-        self._wanted = wanted
+        self._wanted, self._device = wanted, torch.device(config.compute.device)
         self._pictures = Pictures(images, config.crop, wanted, config.seed)
         self._workers = worker_count(config.data.workers)
         self._ahead: Ahead | None = None
@@ -157,7 +157,7 @@ class FilesInput:
         """A random crop of each image."""
         request = of_batch(step, samples, part)
         answer = self._pictures[request] if self._ahead is None else self._ahead.answer(request)
-        return self._ready(answer)
+        return self._ready([answer])
 
     def plain_batches(self, samples: Tensor, batch_size: int) -> Iterator[Tensor]:
         """Images as they are seen in evaluation; workers decode while a batch is used."""
@@ -173,17 +173,21 @@ class FilesInput:
         )
         try:
             for batch in batches:
-                yield torch.cat([self._ready(next(answers)) for _ in batch])
+                yield self._ready([next(answers) for _ in batch])
         finally:
             del answers  # ends the workers now, whoever keeps the traceback of an error
 
-    def _ready(self, answer: Answer) -> Tensor:
-        if isinstance(answer.images, str):
-            raise DataFileError(
-                f"{answer.images}; put the file right and go on, or leave such images out: with "
-                "--set data.on_broken=skip where a model is trained or evaluated, with --skip-broken where it embeds"
-            )
-        return self._wanted.from_bytes(torch.as_tensor(answer.images))
+    def _ready(self, answers: Sequence[Answer]) -> Tensor:
+        parts = []
+        for answer in answers:
+            if isinstance(answer.images, str):
+                raise DataFileError(
+                    f"{answer.images}; put the file right and go on, or leave such images out: with "
+                    "--set data.on_broken=skip where a model is trained or evaluated, with --skip-broken where it "
+                    "embeds"
+                )
+            parts.append(torch.as_tensor(answer.images))
+        return self._wanted.from_bytes(parts[0] if len(parts) == 1 else torch.cat(parts), self._device)
 
 
 class Planned:
