@@ -28,12 +28,14 @@ pytest.importorskip("safetensors")
 
 from ccp_fast.cli import report_command
 from ccp_fast.cli.train_command import app
+from ccp_fast.data import ImageFiles
 from ccp_fast.evaluation import normalized_mutual_information, retrieval
 from ccp_fast.training import load_model, measure, protocols
 from ccp_fast.training.checkpoint import Checkpoint
 from ccp_fast.training.config import with_settings
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import export
+from ccp_fast.training.inputs import plain_batches
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import LOGGERS, Loggers
 from ccp_fast.training.metrics import read_rows
@@ -254,6 +256,18 @@ def test_options_of_training_do_not_belong_to_other_commands(runs: Path) -> None
 # embed
 
 
+def test_a_model_trained_on_glyphs_is_shown_whole_images(runs: Path) -> None:
+    """Not 32 of 256 pixels; of files in the size of its own images it sees what it sees of those."""
+    model, glyphs = load_model(runs / "ccp"), tiny_training.images("test").images[:3]
+    files = [Path(f"{i}.png") for i in range(3)]
+    for file, glyph in zip(files, glyphs, strict=True):
+        Image.fromarray(glyph[0].numpy()).save(file)
+    torch.testing.assert_close(model.prepare(files), model.input.fit(glyphs / 255))
+    photograph = image_trees.picture(3, 0, (320, 256)).convert("L")
+    whole = photograph.resize((40, 32), Image.Resampling.BILINEAR)
+    assert torch.equal(model.prepare([photograph])[0, 0], torch.tensor(np.asarray(whole)[:, 4:36]) / 255)
+
+
 @pytest.fixture(scope="module")
 def products(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tree in the layout of SOP, and a run on it."""
@@ -296,8 +310,11 @@ def test_prepared_pictures_give_the_vectors_of_embed(products: tuple[Path, Path]
     image_trees.picture(3, 0, (700, 530)).save(paths[2])  # which is decoded at a half
     assert ccp_train("embed", str(run), *map(str, paths), "--out", "a.npy").exit_code == 0
     model = load_model(run)
-    torch.testing.assert_close(model(model.prepare(paths)), torch.from_numpy(np.load("a.npy")))
-    expected = model.prepare([str(path) for path in paths])
+    expected = model.prepare(paths)
+    files = ImageFiles(Path(), tuple(map(str, paths)), torch.zeros(len(paths), dtype=torch.int64), ("",))
+    assert torch.equal(expected, *plain_batches(files, model.config, model.input))
+    torch.testing.assert_close(model(expected), torch.from_numpy(np.load("a.npy")))
+    assert torch.equal(model.prepare([str(path) for path in paths]), expected)
     opened = [Image.open(path) for path in paths]
     shown = model.prepare(opened)
     assert opened[2].size == (700, 530)

@@ -125,6 +125,9 @@ DATASETS: dict[str, Callable[[DataConfig], Parts]] = {
 }
 
 
+IN_MEMORY = ("glyphs", "glyphs-large")  # as `ImageSet`, whose images are shown whole
+
+
 def _root(config: DataConfig) -> Path:
     if config.root is None:
         raise UserError(f"data.root: expected the folder of {config.name}: give it with --data-root")

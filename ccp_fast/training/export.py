@@ -17,6 +17,7 @@ from ccp_fast._system.files import write_atomically
 from ccp_fast.data import ImageSource
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.training.config import make_config, with_settings
+from ccp_fast.training.datasets import IN_MEMORY
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.inputs import GivenPictures, NetworkInput, plain_batches
 from ccp_fast.training.inputs.files import FilesInput
@@ -38,14 +39,15 @@ class EmbeddingModel(nn.Module):
 
     Attributes:
         input: the images it wants; `prepare` makes them of photographs.
-        config: of the run, of the first network, with the device that it is on.
+        config: of the run, of the first network, with the device that it is on. Of one that was trained on glyphs,
+            which it saw whole, `crop` takes of a file the largest square.
     """
 
     def __init__(self, networks: Sequence[Network], config: Config) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.config = config
         self.input: NetworkInput = networks[0].input
+        self.config = _showing_the_whole(config, self.input) if config.data.name in IN_MEMORY else config
         self.normalize: Normalize = METHODS[config.method].normalize_of(config)
         self.eval()
 
@@ -83,6 +85,12 @@ class EmbeddingModel(nn.Module):
     def retrieval_normalize(self) -> Normalize:
         """What is left to normalise of `embed_for_retrieval`."""
         return self.normalize if len(self.networks) == 1 else None
+
+
+def _showing_the_whole(config: Config, wanted: NetworkInput) -> Config:
+    return with_settings(
+        config, crop__shorter_side=wanted.size, crop__least=min(config.crop.least, wanted.size)
+    )
 
 
 def export(path: Path, weights: Mapping[str, Tensor], config: Config, step: int) -> None:
