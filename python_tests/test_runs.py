@@ -421,6 +421,22 @@ def test_what_cannot_be_written_is_told_before_anything_is_computed(
     assert sorted(str(path) for path in Path().rglob("*")) == ["full", "listed.txt", "taken"]
 
 
+def test_a_folder_that_nobody_may_look_into_is_told(
+    products: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    Path("deep/closed").mkdir(parents=True)
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = ccp_train("embed", str(products[1]), "deep")
+    assert (result.exit_code, result.stderr) == (2, "images: deep/closed cannot be read: Permission denied\n")
+
+
 def test_broken_images_are_left_out_of_the_vectors_if_that_is_wanted(
     products: tuple[Path, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

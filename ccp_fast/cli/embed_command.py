@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -73,14 +74,14 @@ def _files(given: list[Path]) -> list[Path]:
     """Files as they are given, and those in folders by name. UserError for a path that is neither, or no image."""
     found = []
     for path in given:
-        if path.is_dir():
+        if os.path.isdir(path):
             try:
                 found += sorted(image_files(path))
             except OSError as error:
                 raise UserError(
                     f"images: {error.filename or path} cannot be read: {error.strerror}"
                 ) from None
-        elif path.is_file():
+        elif os.path.isfile(path):
             found.append(path)
         else:
             raise UserError(f"images: {path} is neither a file nor a folder")
