@@ -319,6 +319,13 @@ def test_intra_batch_trains_its_heads_with_the_network_and_searches_without() ->
     assert one.method.normalize == "unit"
 
 
+def test_heads_that_do_not_divide_an_embedding_are_told_in_the_words_of_the_settings() -> None:
+    with pytest.raises(
+        UserError, match=r"^intra_batch\.heads: expected a divisor of model\.dim = 100, got 8$"
+    ):
+        learner("method=intra-batch", "model.dim=100")
+
+
 def test_the_sampler_refuses_in_the_words_of_the_settings() -> None:
     for method in METHODS:
         with pytest.raises(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ccp_fast._checks import Normalize
 from ccp_fast.nn import IntraBatchLoss
+from ccp_fast.training.errors import UserError
 from ccp_fast.training.methods.base import Method
 from ccp_fast.training.settings import Config
 
@@ -18,11 +19,13 @@ class IntraBatch(Method):
     uses_loss = False
 
     def make_criterion(self) -> IntraBatchLoss:
-        """Message passing and the two heads."""
-        c = self.config.intra_batch
+        """Message passing and the two heads; UserError where attention cannot be split."""
+        c, dim = self.config.intra_batch, self.config.model.dim
+        if dim % c.heads:
+            raise UserError(f"intra_batch.heads: expected a divisor of model.dim = {dim}, got {c.heads}")
         return IntraBatchLoss(
             self.data.num_classes,
-            self.config.model.dim,
+            dim,
             c.heads,
             c.layers,
             temperature=c.temperature,
