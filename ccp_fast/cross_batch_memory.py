@@ -76,9 +76,12 @@ class CrossBatchMemory(nn.Module):
     def forward(self, loss: MetricLoss, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of embeddings [B, D] with labels [B] int64, which are stored in training mode.
 
-        Raises ValueError for embeddings or labels of another shape, dtype or device.
+        Raises ValueError for embeddings or labels of another shape, dtype or device, and before the first batch is
+        stored, whatever the warm-up, for a loss that takes no references beside the batch.
         """
         check_batch(embeddings, labels, self.dim, self.queue.device)
+        if self.steps == 0:
+            self._check_takes_references(loss)
         value = self._loss(loss, embeddings, labels)
         if self.training:
             self.enqueue_(embeddings, labels)
@@ -138,6 +141,21 @@ class CrossBatchMemory(nn.Module):
         if self.pair_weight == 0:
             return to_memory
         return self.pair_weight * loss.pairs(embeddings, labels) + to_memory
+
+    @torch.no_grad()
+    def _check_takes_references(self, loss: MetricLoss) -> None:
+        """Try it on two vectors: otherwise it would show after the warm-up, in the middle of a run."""
+        if not hasattr(loss, "pairs"):
+            kind = f"{type(loss).__module__}.{type(loss).__qualname__}"
+            raise ValueError(f"loss: expected one of ccp_fast.losses, got a {kind}")
+        vectors = torch.eye(2, self.dim, dtype=self.queue.dtype, device=self.queue.device)
+        labels = torch.arange(2, device=self.queue.device)
+        try:
+            loss(vectors, labels, vectors.clone(), labels, exclude_self=self.include_batch)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"loss: expected one that takes references beside the batch, got {loss} ({error})"
+            ) from error
 
     def _references(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """[N, D] and [N], as copies: with include_batch the batch, then what it leaves of the queue."""

@@ -248,6 +248,33 @@ def test_refuses_other_batches(embeddings: Tensor, labels: Tensor, message: str)
     assert memory.fill == memory.steps == 0
 
 
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            losses.LiftedStructureLoss(),
+            r"^loss: expected one that takes references beside the batch, got Lifted.*\(.*variant='pair'.*\) "
+            r"\(references: expected None",
+        ),
+        (
+            losses.MetricLoss(lambda a, r, labels, ref_labels: a.sum(), None, None, 1),
+            r"^loss: expected one that takes references beside the batch, got MetricLoss\(\) \(.*exclude_self",
+        ),
+        (
+            peers.ContrastiveLoss(),
+            r"^loss: expected one of ccp_fast\.losses, got a pytorch_metric_learning\..*ContrastiveLoss$",
+        ),
+    ],
+)
+def test_refuses_a_loss_that_takes_no_references_before_the_warm_up(
+    loss: losses.MetricLoss, message: str
+) -> None:
+    memory = make(20, warm_up=1000)
+    with pytest.raises(ValueError, match=message):
+        memory(loss, *batch(4, seed=0))
+    assert memory.fill == memory.steps == 0
+
+
 @pytest.mark.parametrize("sizes", [{"size": 0}, {"dim": 0}, {"warm_up": -1}])
 def test_refuses_sizes(sizes: dict[str, int]) -> None:
     ((name, value),) = sizes.items()
