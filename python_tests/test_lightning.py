@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,20 @@ def batches() -> DataLoader[Any]:
     return DataLoader(TensorDataset(IMAGES, LABELS), batch_size=8)
 
 
-def fit(embedder: Embedder, steps: int, folder: Path, resume: Path | None = None, **options: Any) -> Any:
+def fit(
+    embedder: Embedder,
+    steps: int,
+    folder: Path,
+    resume: Path | None = None,
+    callback: AlternatingProjectionsCallback | None = None,
+    **options: Any,
+) -> Any:
     trainer = pl.Trainer(
         max_steps=steps,
         val_check_interval=2,
         check_val_every_n_epoch=None,
         gradient_clip_val=CLIP,
-        callbacks=[AlternatingProjectionsCallback(embedder.ccp, embedder.embed, "metric")],
+        callbacks=[callback or AlternatingProjectionsCallback(embedder.ccp, embedder.embed, "metric")],
         default_root_dir=folder,
         accelerator="cpu",
         logger=False,
@@ -114,6 +122,18 @@ def test_resumes_to_the_bit(tmp_path: Path) -> None:
     assert_same_state(unbroken.ccp.state_dict(), second.ccp.state_dict())
 
 
+def test_a_second_fit_is_refused_and_another_validation_tells_nothing(tmp_path: Path) -> None:
+    embedder = Embedder()
+    callback = AlternatingProjectionsCallback(embedder.ccp, embedder.embed, "metric")
+    trainer = fit(embedder, 6, tmp_path, callback=callback)
+    before = copy.deepcopy(embedder.ccp.state_dict())
+    trainer.validate(embedder, batches(), verbose=False)
+    assert_same_state(embedder.ccp.state_dict(), before)
+    with pytest.raises(RuntimeError, match=r"^fit: expected one for each callback, .* fit with ckpt_path$"):
+        fit(embedder, 6, tmp_path, callback=callback)
+    assert_same_state(embedder.ccp.state_dict(), before)
+
+
 def test_says_what_it_needs(tmp_path: Path) -> None:
     decoupled = Embedder(mode="decoupled")
     with pytest.raises(ValueError, match=r'^ccp: expected mode="coupled", got .decoupled.'):
@@ -121,7 +141,6 @@ def test_says_what_it_needs(tmp_path: Path) -> None:
     embedder = Embedder()
     callback = AlternatingProjectionsCallback(embedder.ccp, embedder.embed, "map")
     trainer = fit(embedder, 1, tmp_path)
-    callback._attached = True
     trainer.sanity_checking = False
     with pytest.raises(KeyError, match=r"monitor: expected a metric that was logged \(.*\), got 'map'"):
         callback.on_validation_end(trainer, embedder)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
 from ccp_fast.ccp import AlternatingProjections, EmbeddedPool
@@ -23,6 +24,9 @@ class AlternatingProjectionsCallback(Callback):
         callback = AlternatingProjectionsCallback(embedder.ccp, embed=embed, monitor="val_map_at_r")
         Trainer(callbacks=[callback]).fit(embedder, ...)
 
+    One fit for a callback and its `ccp`, which count that fit's optimizer steps. To train on, make both anew and load
+    a checkpoint: `fit(..., ckpt_path=...)`.
+
     Proxies are chosen where a sub-problem begins, before the batch. The proximal term comes in after the backward
     pass and before gradients are clipped. After each validation `monitor` is told to `ccp`, and training stops
     where it says "finished". The state of `ccp` is in Lightning's checkpoints. Afterwards
@@ -33,8 +37,8 @@ class AlternatingProjectionsCallback(Callback):
         embed: called as embed(k) at sub-problem k, see `AlternatingProjections.project`.
         monitor: a metric that `validation_step` or `on_validation_epoch_end` logs.
 
-    Raises ValueError for mode="decoupled", and, when training begins, for more than one optimizer; KeyError
-    after a validation that did not log the metric.
+    Raises ValueError for mode="decoupled", and, when training begins, for more than one optimizer; RuntimeError when
+    a second fit begins; KeyError after a validation that did not log the metric.
     """
 
     def __init__(
@@ -49,10 +53,14 @@ class AlternatingProjectionsCallback(Callback):
         """Count the optimizer's steps from now on."""
         if len(trainer.optimizers) != 1:
             raise ValueError(f"trainer: expected one optimizer, got {len(trainer.optimizers)}")
-        if not self._attached:
-            # Lightning computes gradients in a closure of the step, out of reach of a hook before it.
-            self.ccp.attach(trainer.optimizers[0], hook=False)
-            self._attached = True
+        if self._attached:
+            raise RuntimeError(
+                "fit: expected one for each callback, whose ccp follows the optimizer of the first; to train on, make "
+                "both anew and fit with ckpt_path"
+            )
+        # Lightning computes gradients in a closure of the step, out of reach of a hook before it.
+        self.ccp.attach(trainer.optimizers[0], hook=False)
+        self._attached = True
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -68,8 +76,8 @@ class AlternatingProjectionsCallback(Callback):
         self.ccp.projection.step_()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell the metric."""
-        if trainer.sanity_checking or not self._attached:
+        """Tell the metric, of a validation that is part of the training."""
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics)) or "none"
