@@ -169,6 +169,8 @@ def test_the_reference_script_trains_on_the_layout_of_sop(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[:-1]] == [str(step) for step in range(1, 10)]
     assert [line.split()[3] for line in lines[:-1]] == ["0"] * 4 + ["1"] * 4 + ["2"]
+    assert lines[-1].startswith("5 test classes, neither trained on nor held out for it: map_at_r 0.")
+    assert "num_queries" not in lines[-1]
     assert result["num_queries"] == 25
     assert result["recall_at_10"] <= result["recall_at_100"] == result["recall_at_1000"] == 1
     assert 0 < result["map_at_r"] < 1
