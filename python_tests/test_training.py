@@ -22,7 +22,7 @@ pytest.importorskip("safetensors")
 
 from ccp_fast.training import compare, datasets, trainer
 from ccp_fast.training.augment import Augment, to_float
-from ccp_fast.training.config import load_config, to_yaml
+from ccp_fast.training.config import load_config, to_yaml, with_settings
 from ccp_fast.training.data import TrainingData
 from ccp_fast.training.errors import Diverged, UserError
 from ccp_fast.training.interrupt import Interrupted
@@ -433,22 +433,34 @@ def test_differences_are_paired_by_seed() -> None:
     assert paired({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) == (0.0, 0.0, 0.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("device", "counted", "title"),
+    [("cpu", "cpu", "CPU seconds of training"), ("cuda", "training", "Seconds of training")],
+)
 def test_equal_time_gives_plain_the_steps_that_fit_the_time_of_ccp(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, counted: str, title: str, tmp_path: Path
 ) -> None:
-    columns = ["plain", "ccp", "plain-time"]
-    experiment = compare.Experiment(tmp_path, tiny_training.config("steps=8"), ["c2"], columns, [0])
+    columns, base = (
+        ["plain", "ccp", "plain-time"],
+        tiny_training.config("steps=8", f"compute.device={device}"),
+    )
+    experiment = compare.Experiment(tmp_path, base, ["c2"], columns, [0])
 
     def timed(config: Config, path: Path) -> None:
-        run_here(config, path)
+        """On a machine without a GPU: pretended to have taken so long on one."""
+        run_here(with_settings(config, compute__device="cpu"), path)
         run = RunFolder.open(path)
         summary = run.summary
         assert summary is not None
-        summary["seconds"]["cpu"] = 15.0 if config.method == "ccp" else 10.0
+        summary["seconds"] |= {"cpu": 1.0, "training": 1.0}
+        summary["seconds"][counted] = 15.0 if config.method == "ccp" else 10.0
         run.write_json("summary.json", summary)
 
     experiment.run(timed, 1, lambda _: None)
     assert [row["steps"] for row in experiment.rows()] == [8, 8, 12]
+    assert f"| {title} |" in experiment.markdown()
+    assert re.search(r"C2 .*\| 10 \(1 seed\) \| 15 \(1 seed\) \| 10 \(1 seed\) \|", experiment.markdown())
+    assert title in write_comparison_report(experiment).read_text()
     longer = tiny_training.config("steps=12", "method=plain")
     run_here(longer, tmp_path / "unbroken")
     prolonged, ccp = (experiment.folder(compare.Cell("c2", name, 0)) for name in ("plain-time", "ccp"))

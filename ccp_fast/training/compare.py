@@ -39,6 +39,19 @@ class Column(NamedTuple):
     as_long_as: str | None = None  # until it has taken as much time as this column
 
 
+class Time(NamedTuple):
+    """What columns are compared by, and may be given equal amounts of."""
+
+    title: str
+    row: str  # in the rows of an experiment
+    summary: str  # among the seconds of a run
+
+
+# Other processes on the machine hardly move CPU seconds. Of the work of a GPU these know nothing.
+CPU_TIME = Time("CPU seconds of training", "cpu_seconds", "cpu")
+WALL_TIME = Time("Seconds of training", "training_seconds", "training")
+
+
 COLUMNS = {
     "plain": Column("plain", {"method": "plain"}),
     "proxies": Column(
@@ -81,6 +94,7 @@ class Experiment:
         self.losses = [_known("--losses", LOSS_ALIASES.get(name, name), PRESETS) for name in losses]
         self.columns = [_known("--columns", name, COLUMNS) for name in columns]
         self.seeds = list(seeds)
+        self.time = CPU_TIME if base.compute.device == "cpu" else WALL_TIME
         if base.loss.options and base.loss.name not in self.losses:
             raise UserError(
                 f"loss.options: expected {base.loss.name}, whose they are, among --losses, "
@@ -132,7 +146,8 @@ class Experiment:
         )
         if first is None or long is None:
             raise UserError(f"{cell.name}: the cells it is timed by are not finished")
-        steps = round(first["steps"] * long["seconds"]["cpu"] / first["seconds"]["cpu"])
+        took, may_take = (summary["seconds"][self.time.summary] for summary in (first, long))
+        steps = round(first["steps"] * may_take / took)
         return with_settings(config, steps=max(first["steps"], steps))
 
     def run(self, run_cell: Callable[[Config, Path], None], jobs: int, say: Callable[[str], None]) -> None:
@@ -235,13 +250,13 @@ class Experiment:
         }
 
     def markdown(self) -> str:
-        """Tables with a line per loss: MAP@R on the test classes, what it gained, and the CPU seconds it took."""
+        """Tables with a line per loss: MAP@R on the test classes, what it gained, and the seconds it took."""
         titles = [COLUMNS[name].title for name in self.columns]
         accuracies = _texts(self.table(), spread)
-        seconds = _texts(self.table("cpu_seconds"), lambda values: spread(values, 0))
+        seconds = _texts(self.table(self.time.row), lambda values: spread(values, 0))
         tables = [
             _markdown("MAP@R, unseen classes", titles, accuracies),
-            _markdown("CPU seconds of training", titles, seconds),
+            _markdown(self.time.title, titles, seconds),
         ]
         gains = self.differences()
         if any(gain for by_column in gains.values() for gain in by_column.values()):

@@ -33,8 +33,8 @@ class Learner:
         torch.manual_seed(config.seed)
         self.config = config
         self.step = 0  # steps done
-        self.clock = PhaseClock()
         self.model = build_network(config.model, config.compute, pretrained=pretrained)
+        self.clock = PhaseClock(self.device)
         self.data = TrainingData(images, config, self.model.input)
         self.method = METHODS[config.method](config, self.data, self.model, self.clock)
         self.data.follow(self.method.sampler.batch)
@@ -82,8 +82,9 @@ class Learner:
             self.optimization.step()
             if self.averaged is not None:
                 self.averaged.update_parameters(self.model)
+            value = float(loss.detach())  # which waits for all that a GPU still has to do
         self.step += 1
-        return float(loss.detach())
+        return value
 
     def embed(self, images: ImageSource) -> Tensor:
         """Embeddings [n, dim] of all images of a source, in eval mode."""

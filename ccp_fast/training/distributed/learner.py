@@ -69,9 +69,9 @@ class DistributedLearner:
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         check_settings(config, self.ranks)
         self.config = _with_own_workers(config)
-        self.clock = PhaseClock()
         torch.manual_seed(config.seed)  # the same weights on every rank
         self.model = build_network(config.model, config.compute, pretrained=pretrained)
+        self.clock = PhaseClock(next(self.model.parameters()).device)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.data = TrainingData(images, self.config, self.model.input)
         batch = config.batch
@@ -143,7 +143,8 @@ class DistributedLearner:
                 if optimizer is self.of_proxies or step >= self.warm_up:
                     optimizer.step()
                 optimizer.zero_grad()
-        return float(loss.detach())
+            value = float(loss.detach())  # which waits for all that a GPU still has to do
+        return value
 
     def _loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         if self.ccp is not None:

@@ -43,7 +43,7 @@ def write_comparison_report(experiment: Experiment) -> Path:
             ("MAP@R", _lines(experiment, "test_map_at_r", 3)),
             *_gains(experiment),
             ("P@1", _lines(experiment, "test_precision_at_1", 3)),
-            ("CPU seconds of training", _lines(experiment, "cpu_seconds", 0, lower_is_better=True)),
+            (experiment.time.title, _lines(experiment, experiment.time.row, 0, lower_is_better=True)),
         ],
         dots=_dots(experiment),
         curves=[_curves(experiment, loss) for loss in experiment.losses],
