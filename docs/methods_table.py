@@ -40,8 +40,8 @@ def row(name: str, seed: int, one: Finished) -> Row:
     summary = one.run.summary
     assert summary is not None
     seconds, test = summary["seconds"], summary["test"]
-    # The clock counts CPU seconds with the evaluations; their share of the time is taken out again.
-    cpu = seconds["cpu"] * (1 - seconds["shares"]["evaluation"])
+    # The clock counts CPU seconds with the evaluations; their share of that time is taken out again.
+    cpu = seconds["cpu"] * seconds["training"] / (seconds["training"] + seconds["evaluation"])
     return {
         "run": name,
         "seed": seed,

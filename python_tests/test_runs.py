@@ -7,9 +7,12 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
+import time
 import types
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,14 +35,16 @@ from ccp_fast.data import ImageFiles
 from ccp_fast.evaluation import normalized_mutual_information, retrieval
 from ccp_fast.training import load_model, measure, protocols
 from ccp_fast.training.checkpoint import Checkpoint
+from ccp_fast.training.clock import PhaseClock
 from ccp_fast.training.config import with_settings
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import export
 from ccp_fast.training.inputs import plain_batches
+from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import LOGGERS, Loggers
 from ccp_fast.training.metrics import read_rows
-from ccp_fast.training.report import write_runs_report
+from ccp_fast.training.report import write_run_report, write_runs_report
 from ccp_fast.training.run_folder import RunFolder
 
 SETTINGS = [part for setting in tiny_training.SETTINGS for part in ("--set", setting)]
@@ -89,6 +94,80 @@ def test_checkpoints_that_stay(settings: list[str], kept: list[int], tmp_path: P
     for step in range(1, 10):
         run.save(Checkpoint(step, min(step, 2), {}))
     assert [int(p.stem[5:]) for p in sorted((run.path / "checkpoints").iterdir())] == kept
+
+
+SPARSE = ["checkpoints.every=3", "checkpoints.keep=100"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "saved"),
+    [
+        (["checkpoints.keep=100"], [4, 8, 12, 16, 20, 24]),
+        (SPARSE, [4, 8, 12, 24]),  # 4 and 8: the best so far
+        ([*SPARSE, "checkpoints.keep_every=10"], [4, 8, 12, 20, 24]),
+        ([*SPARSE, "steps=22"], [4, 8, 12, 22]),
+        ([*SPARSE, "evaluation.patience=3"], [4, 8, 12, 20]),  # where it ends early
+        ([*SPARSE, "protocol.name=conventional"], [12, 24]),  # the last is reported, whatever was before
+        (["checkpoints.every=100", "protocol.name=conventional"], [24]),
+    ],
+)
+def test_checkpoints_that_are_written(
+    settings: list[str], saved: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whatever they are, a run that crashes or is stopped goes on to the same bits, its rows among them."""
+    metric = {4: 0.5, 8: 0.7, 12: 0.1, 16: 0.2, 20: 0.3, 22: 0.3, 24: 0.1}
+    monkeypatch.setattr("ccp_fast.training.best.monitored", lambda row: metric[row["step"]])
+    config = tiny_training.config(*settings)
+    protocols.train(config, tmp_path / "whole", QUIET)
+    assert [int(p.stem[5:]) for p in sorted((tmp_path / "whole" / "checkpoints").iterdir())] == saved
+    with monkeypatch.context() as patch:
+        crash_at(19, patch)  # behind the evaluation of step 16
+        with pytest.raises(ZeroDivisionError):
+            protocols.train(config, tmp_path / "broken", QUIET)
+    steps = [row["step"] for row in read_rows(tmp_path / "broken" / "metrics.jsonl")]
+    assert steps == [4, 8, 12, 16]  # the last may be of behind the newest checkpoint
+    real = Learner.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train_step", lambda one: stop_at(18, one, real))
+        with pytest.raises(Interrupted, match="saved at step 18"):
+            protocols.resume(tmp_path / "broken", QUIET)
+    protocols.resume(tmp_path / "broken", QUIET)
+    assert_same_results(tmp_path / "whole", tmp_path / "broken")
+
+
+def stop_at(step: int, one: Learner, real: Callable[[Learner], float]) -> float:
+    if one.step == step - 1:
+        signal.raise_signal(signal.SIGINT)
+    return real(one)
+
+
+def test_saving_has_its_own_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = RunFolder.save
+
+    def slow(run: RunFolder, content: Checkpoint) -> None:
+        time.sleep(0.1)
+        real(run, content)
+
+    monkeypatch.setattr(RunFolder, "save", slow)
+    summary = protocols.train(tiny_training.config("method=plain", "steps=8"), tmp_path / "run", QUIET)
+    seconds = summary["seconds"]
+    assert seconds["saving"] > 0.2
+    parts = [seconds[part] for part in ("training", "evaluation", "saving")]
+    assert seconds["shares"]["saving"] == pytest.approx(seconds["saving"] / sum(parts))
+    run = RunFolder.open(tmp_path / "run")
+    assert "saving checkpoints <b>" in write_run_report(run).read_text()
+    # Summaries and checkpoints from before it had.
+    del summary["seconds"]["saving"], summary["seconds"]["shares"]["saving"]
+    run.write_json("summary.json", summary)
+    assert "saving checkpoints" not in write_run_report(run).read_text()
+    clock, latest = PhaseClock(torch.device("cpu")), run.latest()
+    assert latest is not None
+    state = latest.state["learner"]["clock"]
+    del state["seconds"]["saving"]
+    clock.load_state_dict(state)
+    with clock("saving"):
+        pass
+    assert clock.cpu_seconds == state["cpu_seconds"]  # which saving is no part of
 
 
 # --resume auto

@@ -9,13 +9,15 @@ from typing import Any, Protocol
 
 import torch
 
-PHASES = ("data", "forward", "loss", "backward", "projection", "optimizer", "reinitialisation", "evaluation")
+STEP = ("data", "forward", "loss", "backward", "projection", "optimizer", "reinitialisation")
+PHASES = (*STEP, "evaluation", "saving")
 
 
 class PhaseClock:
-    """Wall seconds spent in each phase, and the CPU seconds of the process while any phase was running.
+    """Wall seconds spent in each phase, and the CPU seconds of the process while any phase but saving was running.
 
-    CPU seconds hardly move when something else runs on the machine: equal-time comparisons on the CPU go by them.
+    CPU seconds hardly move when something else runs on the machine: equal-time comparisons on the CPU go by them. How
+    often a run saves itself is no matter of what is compared.
 
     A GPU is only handed its work, and lags behind. Its phases begin and end with events in its stream, so each has
     the time that passes there, at work or waiting for the CPU, and all together that of the wall. Events are read when
@@ -78,14 +80,16 @@ class PhaseClock:
         assert isinstance(seconds, dict)
         assert isinstance(cpu_seconds, float)
         self._unread.clear()
-        self._seconds, self.cpu_seconds = dict(seconds), cpu_seconds
+        # Older checkpoints know of fewer phases.
+        self._seconds, self.cpu_seconds = dict.fromkeys(PHASES, 0.0) | seconds, cpu_seconds
 
     def _mark(self) -> None:
         """What has passed since the last mark is of the innermost phase."""
         now, cpu = self._timeline.mark(), time.process_time()
         if self._running:
             self._unread.append((self._running[-1], self._last[0], now))
-            self.cpu_seconds += cpu - self._last[1]
+            if self._running[-1] != "saving":
+                self.cpu_seconds += cpu - self._last[1]
         self._last = now, cpu
 
     def _read(self) -> None:

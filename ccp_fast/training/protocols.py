@@ -95,7 +95,10 @@ def _train_all(whole: RunFolder, display: Display) -> Summary:
 def _together(config: Config, summaries: list[Summary]) -> Summary:
     """Sums and means over the networks."""
     seconds = [summary["seconds"] for summary in summaries]
-    training, evaluation, cpu = (sum(s[key] for s in seconds) for key in ("training", "evaluation", "cpu"))
+    # "saving" is not in the summaries of older networks.
+    training, evaluation, saving, cpu = (
+        sum(s.get(key, 0.0) for s in seconds) for key in ("training", "evaluation", "saving", "cpu")
+    )
     steps = sum(summary["steps"] for summary in summaries)
     return {
         "loss": config.loss.name,
@@ -114,6 +117,7 @@ def _together(config: Config, summaries: list[Summary]) -> Summary:
             "training": training,
             "per_step": training / steps,
             "evaluation": evaluation,
+            "saving": saving,
             "cpu": cpu,
         },
     }

@@ -12,7 +12,7 @@ from typing import Any
 from ccp_fast._system import environment
 from ccp_fast.ccp import SubProblem
 from ccp_fast.training.best import Best
-from ccp_fast.training.clock import PhaseClock
+from ccp_fast.training.clock import STEP, PhaseClock
 from ccp_fast.training.loggers import Loggers
 from ccp_fast.training.metrics import MetricLog, Row
 from ccp_fast.training.run_folder import RunFolder
@@ -53,7 +53,7 @@ def final_numbers(
     parameters: int,
 ) -> Summary:
     """The content of summary.json, after the last step."""
-    training = clock.total - clock.seconds["evaluation"]
+    training = sum(clock.seconds[phase] for phase in STEP)
     return {
         "loss": config.loss.name,
         "method": config.method,
@@ -69,6 +69,7 @@ def final_numbers(
             "training": training,
             "per_step": training / step,
             "evaluation": clock.seconds["evaluation"],
+            "saving": clock.seconds["saving"],
             "cpu": clock.cpu_seconds,
             "shares": clock.shares(),
         },

@@ -277,7 +277,7 @@ class EvaluationConfig(Section):
     """Retrieval on the validation classes picks the step that is reported on the test classes."""
 
     every: Count = 100
-    """Steps from one evaluation to the next; each writes a checkpoint."""
+    """Steps from one evaluation to the next; each writes a checkpoint, or as many as `checkpoints.every` says."""
     patience: Count | None = None
     """Evaluations without a better one after which a run ends, counted from the end of a method's warm start (60 in the
     paper of CCP); null: it ends after `steps`."""
@@ -332,8 +332,11 @@ class ProtocolConfig(Section):
 
 
 class CheckpointsConfig(Section):
-    """Which checkpoints stay, beside the best that each of them names."""
+    """Which checkpoints are written, and which stay beside the best that each of them names."""
 
+    every: Count = 1
+    """Evaluations from one checkpoint to the next. Written in any case: where classes are held out, the best so far;
+    the last, and those of keep_every. A run that is killed goes on from the newest, to the same bits."""
     keep: Count = 2
     """How many of the newest; two, so that one may be damaged."""
     keep_every: Count | None = None

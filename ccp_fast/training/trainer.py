@@ -24,6 +24,7 @@ from ccp_fast.training.loggers import check_loggers
 from ccp_fast.training.measure import check_evaluation, embedded, final_metrics, measure
 from ccp_fast.training.monitor import Monitor, monitored
 from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
+from ccp_fast.training.retention import is_saved
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.settings import Config
 
@@ -118,7 +119,8 @@ class Trainer:
                         records.subproblems(self.learner.method.subproblems)
                         row = self._evaluate()
                         records.evaluation(row)
-                        self._save()
+                        if is_saved(self.learner.step, self.best, self.config):
+                            self._save()
                         progress.row(row, is_best=self.best.step == self.learner.step)
             return self._finish()
         except CannotWrite as error:
@@ -151,14 +153,17 @@ class Trainer:
         return row
 
     def _save(self) -> None:
-        state = {
-            "learner": self.learner.state_dict(),
-            "best_metric": self.best.metric,
-            "stale": self.best.stale,
-            "loss_sum": self.loss_sum,
-            "loss_count": self.loss_count,
-        }
-        self.run.save(Checkpoint(self.learner.step, self.best.step, state))
+        with self.learner.clock("saving"):
+            state = {
+                "learner": self.learner.state_dict(),
+                "best_metric": self.best.metric,
+                "stale": self.best.stale,
+                "loss_sum": self.loss_sum,
+                "loss_count": self.loss_count,
+            }
+            # Where the last is reported, and not every evaluation is saved, an earlier one has left no file to name.
+            best = self.best.step if self.config.protocol.holds_out else self.learner.step
+            self.run.save(Checkpoint(self.learner.step, best, state))
 
     def _finish(self) -> Summary:
         """Numbers on the test classes, at the step that was best on the validation classes; without any, the last."""

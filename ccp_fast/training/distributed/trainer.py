@@ -31,6 +31,7 @@ from ccp_fast.training.measure import check_evaluation, final_metrics
 from ccp_fast.training.monitor import Monitor, monitored
 from ccp_fast.training.published import settled
 from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
+from ccp_fast.training.retention import is_saved
 from ccp_fast.training.run_folder import RESUME_DISTRIBUTED, RunFolder
 from ccp_fast.training.settings import Config
 from ccp_fast.training.trainer import set_up_torch
@@ -203,7 +204,8 @@ class DistributedTrainer:
                 row = self._evaluate()
                 if logs is not None:
                     logs.write(row, self.learner, is_best=self.progress.best.step == self.progress.step)
-                self._save()
+                if stopped or is_saved(self.progress.step, self.progress.best, self.config):
+                    self._save()
             elif stopped:
                 self.learner.agree_on_buffers()
                 self._save()
@@ -238,6 +240,10 @@ class DistributedTrainer:
 
     def _save(self) -> None:
         """A checkpoint, and of the best step so far the network as `load_model` reads it."""
+        with self.learner.clock("saving"):
+            self._save_all()
+
+    def _save_all(self) -> None:
         step, best = self.progress.step, self.progress.best.step
         bests = (*self.progress.bests, best)[-self.config.checkpoints.keep :]
         self.progress = self.progress._replace(bests=bests)

@@ -31,6 +31,7 @@ _PHASE_TITLES = {
     "optimizer": "optimizer",
     "reinitialisation": "choosing proxies or classes",
     "evaluation": "evaluation",
+    "saving": "saving checkpoints",
 }
 
 
@@ -98,11 +99,13 @@ def write_run_report(run: RunFolder) -> Path:
 
 
 def _shares(seconds: dict[str, Any]) -> list[Share]:
-    total = seconds["training"] + seconds["evaluation"]
+    """The phases that took any; runs from before saving had its own have no share of it."""
+    total = sum(seconds.get(part, 0.0) for part in ("training", "evaluation", "saving"))
+    shares = {phase: seconds["shares"].get(phase, 0.0) for phase in PHASES}
     return [
-        Share(_PHASE_TITLES[phase], 100 * seconds["shares"][phase], total * seconds["shares"][phase])
-        for phase in PHASES
-        if seconds["shares"][phase] > 0
+        Share(_PHASE_TITLES[phase], 100 * share, total * share)
+        for phase, share in shares.items()
+        if share > 0
     ]
 
 
