@@ -44,7 +44,7 @@ from ccp_fast.training.interrupt import Interrupted
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import LOGGERS, Loggers
 from ccp_fast.training.metrics import read_rows
-from ccp_fast.training.report import write_run_report, write_runs_report
+from ccp_fast.training.report import run_report, write_run_report, write_runs_report
 from ccp_fast.training.run_folder import RunFolder
 
 SETTINGS = [part for setting in tiny_training.SETTINGS for part in ("--set", setting)]
@@ -168,6 +168,25 @@ def test_saving_has_its_own_share_of_the_time(tmp_path: Path, monkeypatch: pytes
     with clock("saving"):
         pass
     assert clock.cpu_seconds == state["cpu_seconds"]  # which saving is no part of
+
+
+# Reports
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_report_behind_a_run_embeds_nothing_again(begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [*SETTINGS, "--quiet", "--out", "run", "--resume", "auto"]
+    if begun:
+        with monkeypatch.context() as patch:
+            crash_at(10, patch)
+            assert isinstance(ccp_train(*command).exception, ZeroDivisionError)
+    embedded = run_report.embedded
+    monkeypatch.setattr(run_report, "embedded", lambda *_: pytest.fail("test classes are embedded again"))
+    assert ccp_train(*command).exit_code == 0
+    behind = Path("run/report.html").read_bytes()
+    monkeypatch.setattr(run_report, "embedded", embedded)
+    assert ccp_train("--report", "run").exit_code == 0
+    assert Path("run/report.html").read_bytes() == behind
 
 
 # --resume auto

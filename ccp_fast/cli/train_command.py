@@ -21,6 +21,7 @@ from ccp_fast.training.config import explained, with_settings
 from ccp_fast.training.datasets import DATASETS
 from ccp_fast.training.display import Display
 from ccp_fast.training.errors import UserError
+from ccp_fast.training.measure import Tested
 from ccp_fast.training.methods import run_name
 from ccp_fast.training.presets import configured
 from ccp_fast.training.records import Summary
@@ -122,15 +123,12 @@ def command(
         with one_sentence():
             refuse_before_a_command(given(context), context.invoked_subcommand)
         return
-    display = Display(quiet=quiet)
+    display, tested = Display(quiet=quiet), list[Tested]()
     with one_sentence():
         refuse_without_effect(given(context), finds_its_run=resume == AUTO)
         if resume is not None and resume != AUTO:
-            _finish(
-                resume,
-                protocols.resume(resume, display, moved_settings(resume, settings, data_root)),
-                display,
-            )
+            wanted = moved_settings(resume, settings, data_root)
+            _finish(resume, protocols.resume(resume, display, wanted, tested.append), display, tested)
             return
         if report is not None:
             display.say(f"report: {write_run_report(RunFolder.open(report))}")
@@ -165,10 +163,11 @@ def command(
             if resume == AUTO:
                 start = protocols.train_or_resume
                 path = out or last_unfinished(RUNS, base, name) or path
-            _finish(path, start(base, path, display), display)
+            _finish(path, start(base, path, display, tested.append), display, tested)
 
 
-def _finish(path: Path, summary: Summary, display: Display) -> None:
+def _finish(path: Path, summary: Summary, display: Display, tested: list[Tested]) -> None:
+    """Say what was reached, and write the report: with what was just measured, if anything was."""
     seconds, best_step = summary["seconds"], summary["best_step"]
     took = f"{seconds['training']:.0f} s of training, {1e3 * seconds['per_step']:.1f} ms a step"
     if summary["test"] is None:
@@ -183,7 +182,7 @@ def _finish(path: Path, summary: Summary, display: Display) -> None:
         display.say(f"unseen classes, {count} networks concatenated: {shown(summary['test'])}  ({took})")
     else:
         display.say(f"unseen classes: {shown(summary['test'])}  (step {best_step}, {took})")
-    display.say(f"report: {write_run_report(RunFolder.open(path))}")
+    display.say(f"report: {write_run_report(RunFolder.open(path), *tested)}")
 
 
 def _compare(

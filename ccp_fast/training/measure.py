@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ccp_fast._checks import Normalize
-from ccp_fast.data import EvaluationSet, ImageSource
+from ccp_fast.data import EvaluationSet, ImageSource, Splits
 from ccp_fast.evaluation import retrieval
 from ccp_fast.reference.pairs import normalise
 from ccp_fast.training.errors import UserError
@@ -33,6 +33,14 @@ class Vectors(NamedTuple):
             normalise(self.query, normalize),
             None if self.gallery is None else normalise(self.gallery, normalize),
         )
+
+
+class Tested(NamedTuple):
+    """The test classes as a run has measured them: what its report shows."""
+
+    splits: Splits
+    vectors: Vectors
+    normalize: Normalize  # how they are compared
 
 
 def embedded(embed: Callable[[ImageSource], Tensor], images: EvaluationSet) -> Vectors:

@@ -17,7 +17,7 @@ kept and the others gone on with wherever the whole was stopped.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,23 @@ from ccp_fast.training.datasets import load_parts
 from ccp_fast.training.display import Display
 from ccp_fast.training.export import load_model
 from ccp_fast.training.interrupt import Interrupted
-from ccp_fast.training.measure import concatenated, embedded, final_metrics, measure
+from ccp_fast.training.measure import Tested, concatenated, embedded, final_metrics, measure
 from ccp_fast.training.records import Summary
 from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.settings import Config
 
 
-def train(config: Config, path: Path, display: Display) -> Summary:
+def train(
+    config: Config, path: Path, display: Display, tested: Callable[[Tested], object] | None = None
+) -> Summary:
     """What the configuration's protocol asks for, into a new folder; returns the final numbers.
+
+    tested: as of `trainer.train`; of several networks, of which the report shows curves alone, it hears nothing.
 
     Raises UserError for a folder that exists or settings that do not fit the data, Interrupted after Ctrl-C.
     """
     if not config.protocol.is_whole:
-        return trainer.train(config, path, display)
+        return trainer.train(config, path, display, tested)
     config = with_settings(config, threads=config.threads or torch.get_num_threads())
     trainer.checked_splits(_config_of(config, 0))
     whole = RunFolder.create(path, config, environment.describe(config.threads or 1))
@@ -50,11 +54,16 @@ def train(config: Config, path: Path, display: Display) -> Summary:
         return _train_all(whole, display)
 
 
-def resume(path: Path, display: Display, wanted: Config | None = None) -> Summary:
+def resume(
+    path: Path,
+    display: Display,
+    wanted: Config | None = None,
+    tested: Callable[[Tested], object] | None = None,
+) -> Summary:
     """Go on with an interrupted run of one network or several; of a finished one, its numbers. As `trainer.resume`."""
     whole = RunFolder.open(path)
     if not whole.config.protocol.is_whole:
-        return trainer.resume(path, display, wanted)
+        return trainer.resume(path, display, wanted, tested)
     if wanted is not None:
         whole.move(wanted)
     if whole.summary is not None:
@@ -63,14 +72,16 @@ def resume(path: Path, display: Display, wanted: Config | None = None) -> Summar
         return _train_all(whole, display)
 
 
-def train_or_resume(config: Config, path: Path, display: Display) -> Summary:
+def train_or_resume(
+    config: Config, path: Path, display: Display, tested: Callable[[Tested], object] | None = None
+) -> Summary:
     """The same command to start a run and to go on with it, also on another machine.
 
     UserError if what is there has other settings.
     """
     if not (path / "config.yaml").is_file():
-        return train(config, path, display)
-    return resume(path, display, config)
+        return train(config, path, display, tested)
+    return resume(path, display, config, tested)
 
 
 def _config_of(config: Config, network: int) -> Config:

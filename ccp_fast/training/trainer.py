@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ccp_fast.training.folds import splits_of
 from ccp_fast.training.interrupt import Interrupted, StopRequest
 from ccp_fast.training.learner import Learner
 from ccp_fast.training.loggers import check_loggers
-from ccp_fast.training.measure import check_evaluation, embedded, final_metrics, measure
+from ccp_fast.training.measure import Tested, check_evaluation, embedded, final_metrics, measure
 from ccp_fast.training.monitor import Monitor, monitored
 from ccp_fast.training.records import Records, Summary, evaluation_row, final_numbers
 from ccp_fast.training.retention import is_saved
@@ -29,8 +30,12 @@ from ccp_fast.training.run_folder import RunFolder
 from ccp_fast.training.settings import Config
 
 
-def train(config: Config, path: Path, display: Display) -> Summary:
+def train(
+    config: Config, path: Path, display: Display, tested: Callable[[Tested], object] | None = None
+) -> Summary:
     """Train from the start into a new folder; returns the final numbers, also in its summary.json.
+
+    tested: told what was measured of the test classes, for who writes a report behind it.
 
     Raises UserError for a folder that exists or settings that do not fit the data, Interrupted after Ctrl-C.
     """
@@ -38,7 +43,7 @@ def train(config: Config, path: Path, display: Display) -> Summary:
     splits = checked_splits(config)
     run = RunFolder.create(path, config, environment.describe(config.threads or 1), fingerprint(splits))
     with run.lock():
-        return Trainer(run, splits, display).run_to_the_end()
+        return Trainer(run, splits, display, tested=tested).run_to_the_end()
 
 
 def checked_splits(config: Config) -> Splits:
@@ -50,10 +55,16 @@ def checked_splits(config: Config) -> Splits:
     return splits
 
 
-def resume(path: Path, display: Display, wanted: Config | None = None) -> Summary:
+def resume(
+    path: Path,
+    display: Display,
+    wanted: Config | None = None,
+    tested: Callable[[Tested], object] | None = None,
+) -> Summary:
     """Go on with an interrupted run, to the same bits as an unbroken one; of a finished one, its numbers.
 
     wanted: the same settings, but for those of the machine it goes on on. UserError for others, or for other data.
+    tested: as of `train`; of a finished run it hears nothing.
     """
     run = RunFolder.open(path)
     if wanted is not None:
@@ -66,7 +77,7 @@ def resume(path: Path, display: Display, wanted: Config | None = None) -> Summar
     with run.lock():
         saved, splits = run.latest(), splits_of(run.config)
         run.check_same_data(splits)
-        trainer = Trainer(run, splits, display, pretrained=saved is None)
+        trainer = Trainer(run, splits, display, pretrained=saved is None, tested=tested)
         if saved is not None:
             trainer.restore(saved)
         return trainer.run_to_the_end()
@@ -85,8 +96,17 @@ def set_up_torch(config: Config) -> None:
 class Trainer:
     """A run in a folder. All state that training depends on is in the learner, `best` and the two numbers below."""
 
-    def __init__(self, run: RunFolder, splits: Splits, display: Display, *, pretrained: bool = True) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        splits: Splits,
+        display: Display,
+        *,
+        pretrained: bool = True,
+        tested: Callable[[Tested], object] | None = None,
+    ) -> None:
         self.run, self.config, self.splits, self.display = run, run.config, splits, display
+        self.tested = tested
         set_up_torch(self.config)
         self.learner = Learner(self.config, splits.train, pretrained=pretrained)
         self.monitor = Monitor(self.config, splits)
@@ -186,7 +206,10 @@ class Trainer:
         """None where this is one of several networks: test classes are looked at when all are trained."""
         if self.config.protocol.network is not None:
             return None
-        return self._retrieval(self.splits.test, final_metrics(self.config))
+        vectors, normalize = embedded(self.learner.embed, self.splits.test), self.learner.method.normalize
+        if self.tested is not None:
+            self.tested(Tested(self.splits, vectors, normalize))
+        return measure(vectors, self.splits.test, final_metrics(self.config), normalize, self.config)
 
     def _retrieval(self, images: EvaluationSet, metrics: tuple[str, ...]) -> dict[str, float]:
         """With distances between vectors as the loss sees them."""

@@ -1,4 +1,4 @@
-"""The report of one run, made from its folder alone."""
+"""The report of one run, made from its folder alone, or behind it without embedding the test classes again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ccp_fast.training.config import known_keys, value_of
 from ccp_fast.training.errors import UserError
 from ccp_fast.training.export import load_model
 from ccp_fast.training.folds import splits_of
-from ccp_fast.training.measure import embedded
+from ccp_fast.training.measure import Tested, embedded
 from ccp_fast.training.methods import title
 from ccp_fast.training.metrics import read_rows
 from ccp_fast.training.report import figures
@@ -51,8 +51,10 @@ class Share(NamedTuple):
     seconds: float
 
 
-def write_run_report(run: RunFolder) -> Path:
+def write_run_report(run: RunFolder, tested: Tested | None = None) -> Path:
     """Write report.html and return its path: of several networks a comparison of them.
+
+    tested: the test classes as the run has just measured them; None: they are embedded again.
 
     UserError for a run that is not finished, or is one of several.
     """
@@ -63,9 +65,7 @@ def write_run_report(run: RunFolder) -> Path:
         raise UserError(f"{run.path} is one of several networks: {run.path.parent} has the report")
     if run.config.protocol.is_whole:
         return write_runs_report(run.networks(), run.path / "report.html", whole=run)
-    splits = splits_of(run.config)
-    model = load_model(run.path, run.config.compute.device)
-    vectors = embedded(model.embed_for_retrieval, splits.test)
+    splits, vectors, normalize = tested or _embedded_again(run)
     rows, subproblems = read_rows(run.path / "metrics.jsonl"), read_rows(run.path / "subproblems.jsonl")
     curves = [
         figures.retrieval_curve(rows, subproblems, summary["best_step"]),
@@ -86,7 +86,7 @@ def write_run_report(run: RunFolder) -> Path:
         },
         searched=len(splits.test.searched),
         curves=[curve for curve in curves if curve],
-        gallery=make_gallery(vectors, splits.test, model.retrieval_normalize),
+        gallery=make_gallery(vectors, splits.test, normalize),
         marks=make_map(vectors.query, splits.test.query),
         map_size=(WIDTH, HEIGHT, GLYPH),
         shares=_shares(summary["seconds"]),
@@ -96,6 +96,12 @@ def write_run_report(run: RunFolder) -> Path:
     path = run.path / "report.html"
     write_atomically(path, page)
     return path
+
+
+def _embedded_again(run: RunFolder) -> Tested:
+    splits = splits_of(run.config)
+    model = load_model(run.path, run.config.compute.device)
+    return Tested(splits, embedded(model.embed_for_retrieval, splits.test), model.retrieval_normalize)
 
 
 def _shares(seconds: dict[str, Any]) -> list[Share]:
