@@ -32,10 +32,8 @@ class PhaseClock:
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self.cpu_seconds = 0.0
         self._running: list[str] = []  # the innermost last
-        self._last: tuple[Any, float] = (
-            None,
-            0.0,
-        )  # the mark and the CPU seconds where a phase last began or ended
+        # The mark, and the CPU seconds, where a phase began or ended last.
+        self._last: tuple[Any, float] = (None, 0.0)
         self._unread: list[tuple[str, Any, Any]] = []  # phase, and the marks around a part of it
 
     @contextmanager
