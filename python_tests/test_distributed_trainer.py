@@ -18,6 +18,7 @@ import torch.distributed as dist
 pytest.importorskip("pydantic", reason="ccp-train needs the extra [train]")
 from ranks import on_ranks
 from tiny_training import SETTINGS, config, images
+from training_runs import without_times
 
 from ccp_fast.ccp import SubProblem
 from ccp_fast.distributed import network_state
@@ -96,6 +97,28 @@ def test_a_run_goes_on_with_other_processes(tmp_path: Path, method: str, few: st
     if summary["best_step"] == first["best_step"] < 24:
         assert summary["test"] == pytest.approx(first["test"], abs=0.02)
     assert 0 < summary["test"]["map_at_r"] < 1
+
+
+@pytest.mark.slow
+def test_not_every_evaluation_is_saved(tmp_path: Path) -> None:
+    """Those after the newest checkpoint are done again where the run goes on."""
+    options = settings(
+        "method=plain", "protocol.name=conventional", "checkpoints.every=2", "checkpoints.keep=9"
+    )
+    done = launch(tmp_path, 2, "--out", "run", *options)
+    assert done.returncode == 0, done.stderr
+    run, first = tmp_path / "run", summary_of(tmp_path / "run")
+    whole = read_rows(run / "metrics.jsonl")
+    folders = [run / "checkpoints" / f"step-{step:08d}" for step in (8, 16, 24)]
+    assert sorted((run / "checkpoints").iterdir()) == folders
+    assert first["seconds"]["saving"] > 0
+    (run / "summary.json").unlink()
+    shutil.rmtree(folders[-1])  # as if it had been killed behind the evaluation of step 20
+    again = launch(tmp_path, 2, "--out", "run", "--resume")
+    assert again.returncode == 0, again.stderr
+    rows = read_rows(run / "metrics.jsonl")
+    assert [without_times(row) for row in rows] == [without_times(row) for row in whole]
+    assert summary_of(run)["test"] == first["test"]
 
 
 @pytest.mark.slow
