@@ -3,7 +3,7 @@
 // A box is kBoxColumns numbers of 16 bits, 128 bytes, of some rows, which follow each other in shared memory; rows and
 // columns outside of the matrix become zeros. The 16-byte unit u of the row that begins at address a lies at unit
 // u ^ (a / 128 % 8): that is the swizzle that wgmma.h wants, and where rows begin at a multiple of 1024 bytes also that
-// of unit_of() in chunk.cuh.
+// of Units in chunk.cuh.
 #pragma once
 
 #include <cstdint>

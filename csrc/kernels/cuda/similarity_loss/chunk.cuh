@@ -14,10 +14,11 @@ namespace ccp {
 namespace cuda {
 
 constexpr int kRowBytes = 128, kUnitBytes = 16, kUnits = kRowBytes / kUnitBytes;
+static_assert((kUnits & (kUnits - 1)) == 0, "remainders are masks");
 template <class T>
 constexpr int kChunk = kRowBytes / int(sizeof(T));  // components
 template <class T>
-constexpr int kInUnit = kUnitBytes / int(sizeof(T));
+constexpr unsigned kInUnit = kUnitBytes / sizeof(T);
 
 // How a chunk's numbers are multiplied. Known at run time alone: kernels for each way would take long to compile, and
 // the question is asked once for many products.
@@ -26,16 +27,26 @@ struct Arithmetic {
   Dtype dtype;        // of 16-bit numbers
 };
 
-CCP_DEVICE const unsigned char* unit_of(const unsigned char* chunk, int item, int unit) {
-  return chunk + item * kRowBytes + (unit ^ item) % kUnits * kUnitBytes;
-}
-CCP_DEVICE unsigned char* unit_of(unsigned char* chunk, int item, int unit) {
-  return chunk + item * kRowBytes + (unit ^ item) % kUnits * kUnitBytes;
-}
+// Where a unit of an item lies, and the same unit of the items a multiple of eight behind it, which are swizzled alike:
+// so what depends on the lane is found once, and a fragment's items are constants apart.
+template <class Byte>  // unsigned char, const or not
+class Units {
+ public:
+  CCP_DEVICE Units(Byte* chunk, int item)
+      : row_(chunk + item * kRowBytes), swizzle_(unsigned(item) % kUnits * kUnitBytes) {}
+
+  CCP_DEVICE Byte* at(unsigned unit, int behind = 0) const {
+    return row_ + (unit * kUnitBytes ^ swizzle_) + behind * kRowBytes;
+  }
+
+ private:
+  Byte* row_;
+  unsigned swizzle_;
+};
 
 template <class T>
-CCP_DEVICE float component_of(const unsigned char* chunk, int item, int d, Arithmetic arithmetic) {
-  const T x = reinterpret_cast<const T*>(unit_of(chunk, item, d / kInUnit<T>))[d % kInUnit<T>];
+CCP_DEVICE float component_of(const unsigned char* chunk, int item, unsigned d, Arithmetic arithmetic) {
+  const T x = reinterpret_cast<const T*>(Units(chunk, item).at(d / kInUnit<T>))[d % kInUnit<T>];
   if (sizeof(T) == sizeof(float)) return float(x);
   return arithmetic.dtype == Dtype::kBFloat16 ? generic::bfloat16_to_float(uint16_t(x))
                                               : generic::half_to_float(uint16_t(x));
@@ -90,8 +101,8 @@ template <class T, int kItems, class ItemOf>
 CCP_DEVICE void start_chunk(const Items& items, const ItemOf& item_of, int64_t dim, int64_t d, unsigned char* to) {
 #pragma unroll
   for (int q = int(threadIdx.x); q < kItems * kUnits; q += kThreads) {
-    const int i = q / kUnits, unit = q % kUnits;
-    start_unit(items, item_of(i), dim, d + unit * kInUnit<T>, reinterpret_cast<T*>(unit_of(to, i, unit)));
+    const unsigned i = unsigned(q) / kUnits, unit = unsigned(q) % kUnits;
+    start_unit(items, item_of(int(i)), dim, d + unit * kInUnit<T>, reinterpret_cast<T*>(Units(to, int(i)).at(unit)));
   }
 }
 
@@ -101,8 +112,9 @@ template <int kM, int kN>
 CCP_DEVICE void multiply_chunk(const unsigned char* owner_chunk, int owner, const unsigned char* streamed_chunk,
                                int streamed, Products products, FragmentD (&dot)[kM][kN]) {
   const int lane = int(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
-  const auto number = [&](const unsigned char* chunk, int item, int unit) {
-    return reinterpret_cast<const float*>(unit_of(chunk, item, unit))[t];
+  const Units owned(owner_chunk, owner + g), others(streamed_chunk, streamed + g);
+  const auto number = [&](const auto& units, int unit, int behind) {
+    return reinterpret_cast<const float*>(units.at(unsigned(unit), behind))[t];
   };
   constexpr int kAtOnce = kN / 2;  // where gradients take most registers, few are left
 #pragma unroll 1                   // a step has work enough to hide the loop, and unrolled it costs registers
@@ -111,14 +123,14 @@ CCP_DEVICE void multiply_chunk(const unsigned char* owner_chunk, int owner, cons
 #pragma unroll
     for (int m = 0; m < kM; ++m)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) a[m].v[i] = number(owner_chunk, owner + m * 16 + g + i % 2 * 8, unit + i / 2);
+      for (int i = 0; i < 4; ++i) a[m].v[i] = number(owned, unit + i / 2, m * 16 + i % 2 * 8);
 #pragma unroll
     for (int first = 0; first < kN; first += kAtOnce) {
       FragmentB b[kAtOnce];
 #pragma unroll
       for (int n = 0; n < kAtOnce; ++n)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) b[n].v[i] = number(streamed_chunk, streamed + (first + n) * 8 + g, unit + i);
+        for (int i = 0; i < 2; ++i) b[n].v[i] = number(others, unit + i, (first + n) * 8);
       FragmentD part[kM][kAtOnce] = {};
       multiply(products, part, a, b);
 #pragma unroll
@@ -134,21 +146,20 @@ CCP_DEVICE void multiply_chunk16(const unsigned char* owner_chunk, int owner, co
                                  int streamed, FragmentD (&dot)[kM][kN]) {
   static_assert(kN % 2 == 0, "ldmatrix brings two fragments of B");
   const int lane = int(threadIdx.x) % kWarp;
+  const Units owned(owner_chunk, owner + lane % 16), others(streamed_chunk, streamed + lane / 16 * 8 + lane % 8);
 #pragma unroll 1
   for (int unit = 0; unit < kUnits; unit += 2) {
     PackedA a[kM];
     PackedB b[kN];
 #pragma unroll
     for (int m = 0; m < kM; ++m) {
-      const FourMatrices four =
-          load_matrices<false>(unit_of(owner_chunk, owner + m * 16 + lane % 16, unit + lane / 16));
+      const FourMatrices four = load_matrices<false>(owned.at(unsigned(unit + lane / 16), m * 16));
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[m].v[i] = four.v[i];
     }
 #pragma unroll
     for (int n = 0; n < kN; n += 2) {
-      const FourMatrices four =
-          load_matrices<false>(unit_of(streamed_chunk, streamed + (n + lane / 16) * 8 + lane % 8, unit + lane / 8 % 2));
+      const FourMatrices four = load_matrices<false>(others.at(unsigned(unit + lane / 8 % 2), n * 8));
 #pragma unroll
       for (int i = 0; i < 4; ++i) b[n + i / 2].v[i % 2] = four.v[i];
     }
@@ -184,7 +195,7 @@ class Squares {
     for (int round = 0; round < kRounds; ++round)
 #pragma unroll
       for (int u = 0; u < kUnitsEach; ++u)
-        sums_[round] += of_unit(unit_of(chunk, item(round), int(threadIdx.x) % kParts * kUnitsEach + u), arithmetic);
+        sums_[round] += of_unit(Units(chunk, item(round)).at(threadIdx.x % kParts * kUnitsEach + u), arithmetic);
   }
 
   // The sum for item(round), in all of its four threads; nothing is left of it. Whole warps together.

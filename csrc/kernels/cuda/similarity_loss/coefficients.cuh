@@ -243,13 +243,18 @@ CCP_DEVICE void load_vectors(const unsigned char* chunk, int k, int first, Arith
   const int lane = int(threadIdx.x) % kWarp;
   if constexpr (sizeof(T) == sizeof(float)) {
 #pragma unroll
-    for (int n = 0; n < kN_; ++n)
+    for (int i = 0; i < 2; ++i) {
+      const Units units(chunk, lane % 4 * 2 + i);
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
-        b[n].v[i] = component_of<float>(chunk, k + lane % 4 * 2 + i, first + n * 8 + lane / 4, arithmetic);
+      for (int n = 0; n < kN_; ++n) {
+        const unsigned d = unsigned(first + n * 8 + lane / 4);
+        b[n].v[i] = reinterpret_cast<const float*>(units.at(d / kInUnit<T>, k))[d % kInUnit<T>];
+      }
+    }
   } else {
     static_assert(kN_ == 4, "ldmatrix brings four fragments");
-    const FourMatrices four = load_matrices<true>(unit_of(chunk, k + lane % 8, first / kInUnit<T> + lane / 8));
+    const FourMatrices four =
+        load_matrices<true>(Units(chunk, lane % 8).at(unsigned(first) / kInUnit<T> + unsigned(lane) / 8, k));
 #pragma unroll
     for (int n = 0; n < kN_; ++n) {
       const bool brain = arithmetic.dtype == Dtype::kBFloat16;
