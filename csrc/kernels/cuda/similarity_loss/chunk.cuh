@@ -108,9 +108,9 @@ CCP_DEVICE void start_chunk(const Items& items, const ItemOf& item_of, int64_t d
 
 // dot += the chunk's part of the products of kM · 16 owned items from `owner` on with kN · 8 streamed ones: what a warp
 // has to do with a tile. Of floats each step's sums are its own (mma.h).
-template <int kM, int kN>
-CCP_DEVICE void multiply_chunk(const unsigned char* owner_chunk, int owner, const unsigned char* streamed_chunk,
-                               int streamed, Products products, FragmentD (&dot)[kM][kN]) {
+template <Products products, int kM, int kN>
+CCP_DEVICE void multiply_chunk32(const unsigned char* owner_chunk, int owner, const unsigned char* streamed_chunk,
+                                 int streamed, FragmentD (&dot)[kM][kN]) {
   const int lane = int(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
   const Units owned(owner_chunk, owner + g), others(streamed_chunk, streamed + g);
   const auto number = [&](const auto& units, int unit, int behind) {
@@ -132,7 +132,7 @@ CCP_DEVICE void multiply_chunk(const unsigned char* owner_chunk, int owner, cons
 #pragma unroll
         for (int i = 0; i < 2; ++i) b[n].v[i] = number(others, unit + i, (first + n) * 8);
       FragmentD part[kM][kAtOnce] = {};
-      multiply(products, part, a, b);
+      multiply<products>(part, a, b);
 #pragma unroll
       for (int m = 0; m < kM; ++m)
 #pragma unroll
@@ -170,12 +170,16 @@ CCP_DEVICE void multiply_chunk16(const unsigned char* owner_chunk, int owner, co
 template <class T, int kM, int kN>
 CCP_DEVICE void multiply_chunk(const unsigned char* owner_chunk, int owner, const unsigned char* streamed_chunk,
                                int streamed, Arithmetic arithmetic, FragmentD (&dot)[kM][kN]) {
-  if constexpr (sizeof(T) == sizeof(float))
-    multiply_chunk(owner_chunk, owner, streamed_chunk, streamed, arithmetic.products, dot);
-  else if (arithmetic.dtype == Dtype::kBFloat16)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (arithmetic.products == Products::kThree)
+      multiply_chunk32<Products::kThree>(owner_chunk, owner, streamed_chunk, streamed, dot);
+    else
+      multiply_chunk32<Products::kOne>(owner_chunk, owner, streamed_chunk, streamed, dot);
+  } else if (arithmetic.dtype == Dtype::kBFloat16) {
     multiply_chunk16<Dtype::kBFloat16>(owner_chunk, owner, streamed_chunk, streamed, dot);
-  else
+  } else {
     multiply_chunk16<Dtype::kFloat16>(owner_chunk, owner, streamed_chunk, streamed, dot);
+  }
 }
 
 // The squares of a tile's components, added up while its chunks pass by a team of kTeam threads, whose first has a
