@@ -106,11 +106,34 @@ CCP_DEVICE void update_with_groups(const ForwardJob& job, const Loss& loss, cons
       }
 }
 
+// The positives of the lane's rows, for a loss that uses them: found before a tile's pairs are looked at, since
+// whatever is written in between may be what they are read from, for all that the compiler knows.
+template <bool kUsesPositives, int kRows>
+struct LaneRows {
+  template <class Tile>
+  CCP_DEVICE void find(const PositivesList&, const Tile&) {}
+};
+template <int kRows>
+struct LaneRows<true, kRows> {
+  RowPositives of[kRows][2];
+
+  template <class Tile>
+  CCP_DEVICE void find(const PositivesList& list, const Tile& tile) {
+#pragma unroll
+    for (int m = 0; m < kRows; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        of[m][half] = RowPositives(list, tile.owner_info->id[tile.owner_index(m, half * 2)]);
+  }
+};
+
 // Takes a tile's pairs, each by itself. With kCount the rows' positives count the pairs that they take part in, and
 // nothing else happens.
 template <bool kCount, class Loss, class State, class Tile>
 CCP_DEVICE void update_with_pairs(const ForwardJob& job, const Loss& loss, const Tile& tile,
                                   const typename Tile::Fragments& x, State (&states)[Tile::kRowFragments][2]) {
+  LaneRows<Loss::kUsesPositives, Tile::kRowFragments> rows;
+  rows.find(job.positives, tile);
   // Columns outside: what is known of one serves the lane's rows at once.
 #pragma unroll
   for (int n = 0; n < Tile::kColumnFragments; ++n)
@@ -128,12 +151,12 @@ CCP_DEVICE void update_with_pairs(const ForwardJob& job, const Loss& loss, const
           const bool same = tile.owner_info->label[r] == tile.streamed_info->label[c];
           const float value = x[m][n].v[half * 2 + i];
           if constexpr (kCount) {
-            loss.count_active(value, same, RowPositives(job.positives, row));
+            loss.count_active(value, same, rows.of[m][half]);
             continue;
           }
           bool touched;
           if constexpr (Loss::kUsesPositives)
-            touched = loss.update(states[m][half], value, same, RowPositives(job.positives, row));
+            touched = loss.update(states[m][half], value, same, rows.of[m][half]);
           else
             touched = loss.update(states[m][half], value, same);
           // Many lanes may write this byte; all of them write the same.
@@ -195,8 +218,9 @@ CCP_DEVICE void prepare_active(const ForwardJob& job, bool hinge, int64_t first_
 // Two blocks on a multiprocessor, each of which works while the other waits, where half of its registers suffice:
 // they do not for a distance, which has a root.
 template <class Loss, class T>
-constexpr int kForwardBlocks =
-    sizeof(T) == 2 && !Loss::kGrouped && !Loss::kHinge && Loss::kMetric != Metric::kDistance ? 2 : 1;
+constexpr int kForwardBlocks = sizeof(T) == 2 && !Loss::kGrouped && !Loss::kHinge && Loss::kMetric != Metric::kDistance
+                                   ? 2
+                                   : 1;
 
 template <class Loss, class T, bool kCount>
 __global__ void __launch_bounds__(kThreads, kForwardBlocks<Loss, T>)

@@ -13,6 +13,7 @@ struct RowPositives {
   const int64_t* columns;
   int32_t* counters;
 
+  RowPositives() = default;
   CCP_DEVICE RowPositives(const PositivesList& list, int64_t row) : count(0), farthest(0) {
     if (row < 0 || !list.starts) return;
     const int64_t begin = list.starts[row];
