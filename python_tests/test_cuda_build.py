@@ -340,13 +340,25 @@ def test_the_runtime_stays_inside(library: Path) -> None:
 # What operators share -----------------------------------------------------------------------------------------------
 
 PROBE = """
+#include <cuda_runtime.h>
+
+// The runtime's last error, which the real one keeps only where there is a driver.
+static cudaError_t last_error = cudaSuccess;
+static cudaError_t forget_last_error() {
+  const cudaError_t error = last_error;
+  last_error = cudaSuccess;
+  return error;
+}
+#define cudaGetLastError forget_last_error
 #include "ops/cuda/stream.h"
 
 #define PUBLIC extern "C" __attribute__((visibility("default")))
 
 const char* ccp::cuda_architectures() { return "80,90a"; }
 
-static cudaError_t launcher(cudaError_t error, int) { return error; }
+// One that fails before its launch, as it may when it asks for shared memory; and one whose launch succeeds.
+static cudaError_t launcher(cudaError_t error, int) { return last_error = error; }
+static cudaError_t next_launcher() { return cudaGetLastError(); }
 
 template <class F>
 static const char* message(const F& f) {
@@ -372,6 +384,13 @@ PUBLIC const char* check(int error) {
     return std::string("no error");
   });
 }
+
+PUBLIC const char* check_next() {
+  return message([] {
+    CCP_CUDA_CHECK(next_launcher());
+    return std::string("no error");
+  });
+}
 """
 
 TORCH_CUDA = """
@@ -386,8 +405,9 @@ import ctypes, json, sys, torch
 for path in sys.argv[2:]:
     ctypes.CDLL(path)  # privately, as Python loads what torch._C needs
 probe = ctypes.CDLL(sys.argv[1])
-probe.stream.restype = probe.check.restype = ctypes.c_char_p
-print(json.dumps([probe.stream().decode(), *(probe.check(error).decode() for error in (0, 2, 209))]))
+probe.stream.restype = probe.check.restype = probe.check_next.restype = ctypes.c_char_p
+checks = [probe.check(error) for error in (0, 2, 209)]
+print(json.dumps([said.decode() for said in (probe.stream(), *checks, probe.check_next())]))
 """
 
 
@@ -403,9 +423,12 @@ def test_torchs_stream_and_errors_in_words(library: Path, tmp_path: Path) -> Non
     output(["cc", *fake], tmp_path)
 
     call = [sys.executable, "-c", CALL, str(tmp_path / "probe.so")]
-    stream, none, memory, image = json.loads(output([*call, str(tmp_path / "libtorch_cuda.so")], tmp_path))
+    stream, none, memory, image, none_after = json.loads(
+        output([*call, str(tmp_path / "libtorch_cuda.so")], tmp_path)
+    )
     assert stream == "999"  # of device -1, where a CPU tensor is
-    assert none == "no error"
+    # The second time after an error: launchers return the runtime's last, which has been told already.
+    assert none == none_after == "no error"
     assert memory == "launcher: CUDA error 2, out of memory"
     assert image == (
         "launcher: CUDA error 209, no kernel image is available for execution on the device: ccp_fast was built for "

@@ -43,8 +43,10 @@ inline cudaStream_t current_stream(const Tensor& tensor) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// `call` as written: the name of the launcher, then its arguments.
+// `call` as written: the name of the launcher, then its arguments. The runtime forgets the error: launchers return the
+// last one, and the next call would fail of this one. Nobody else has to see it, the runtime is this library's own.
 [[noreturn]] inline void fail_cuda(const std::string& call, cudaError_t error) {
+  cudaGetLastError();
   std::string hint;
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
     hint = std::string(": ccp_fast was built for the architectures ") + cuda_architectures() +
