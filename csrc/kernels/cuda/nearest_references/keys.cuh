@@ -15,6 +15,15 @@ CCP_DEVICE uint64_t key_of(float squared, int64_t index) {
 }
 CCP_DEVICE float squared_of(uint64_t key) { return generic::bit_cast<float>(uint32_t(key >> 32)); }
 CCP_DEVICE int64_t index_of(uint64_t key) { return int64_t(uint32_t(key)); }
+CCP_DEVICE uint64_t nearer(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+// The least of n keys, kNoKey of none; a warp together.
+CCP_DEVICE uint64_t nearest_of(const uint64_t* keys, int64_t n) {
+  uint64_t key = kNoKey;
+  for (int64_t i = int(threadIdx.x) % kWarp; i < n; i += kWarp) key = nearer(key, keys[i]);
+  for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) key = nearer(key, __shfl_xor_sync(kFullWarp, key, lanes));
+  return key;
+}
 
 // A number that exactly k of the n keys do not exceed; kNoKey where there are no more than k. A warp together.
 //

@@ -26,7 +26,14 @@ __global__ void __launch_bounds__(kThreads) merge_slices(const MergeJob job) {
       job.sorting ? job.sorting + row * job.padded : reinterpret_cast<uint64_t*>(shared) + warp * job.padded;
   const uint64_t* found = job.found + row * job.slices * job.found_k;
   const int64_t many = job.slices * job.found_k;
-  const int64_t count = collect(found, many, bound_of_nearest(found, many, job.found_k), keys);
+  int64_t count;
+  if (job.found_k == 1) {
+    const uint64_t key = nearest_of(found, many);
+    if (lane == 0) keys[0] = key;
+    count = key != kNoKey;
+  } else {
+    count = collect(found, many, bound_of_nearest(found, many, job.found_k), keys);
+  }
   for (int64_t i = count + lane; i < job.padded; i += kWarp) keys[i] = kNoKey;
   __syncwarp();
   sort_keys(keys, job.padded);

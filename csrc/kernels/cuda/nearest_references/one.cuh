@@ -7,8 +7,6 @@ namespace ccp {
 namespace cuda {
 namespace nearest {
 
-CCP_DEVICE uint64_t nearer(uint64_t a, uint64_t b) { return a < b ? a : b; }
-
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1) search_one(const __grid_constant__ Job job) {
   CCP_SHARED(shared);
