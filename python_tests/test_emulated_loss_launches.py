@@ -24,6 +24,25 @@ def launches(pairs: Pairs, settings: Settings, **options: int) -> tuple[int, int
     return between - start, module.launches() - between
 
 
+def test_gradients_keep_their_own_tile_where_the_gpu_has_room() -> None:
+    """Of 512 components, 64 items: a block asks for what they take, beside chunks of the others, and for no more than
+    there is.
+    """
+    module, settings = emulator.load(), LOSSES["multi_similarity"]
+    pairs = make_pairs("labelled", 70, 133, 512)
+    own = {torch.bfloat16: 64, torch.float32: 128}
+    kept = {99: [], 163: [torch.bfloat16], 227: [torch.bfloat16, torch.float32]}  # KiB: RTX, A100, H100
+    for room, keeps in kept.items():
+        for dtype, size in own.items():
+            loss = kernels_of(pairs.to(dtype), settings, shared_bytes=room * 1024)
+            value, *_ = loss.forward()
+            module.most_shared_bytes()
+            loss.backward(np.ones(len(value), np.float32), True, True)
+            asked = module.most_shared_bytes()
+            assert (asked > (size + 24) * 1024) == (dtype in keeps)
+            assert asked <= room * 1024
+
+
 # Launches ---------------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,7 @@ struct State {
   ucontext_t scheduler_context;
   int64_t first_blocks = 0, last_blocks = 0;
   const unsigned char *missing_begin = nullptr, *missing_end = nullptr;
+  size_t most_shared_bytes = 0;
   int64_t launches = 0, blocks = 0, matrix_loads = 0, matrix_conflicts = 0;
 };
 
@@ -216,6 +217,7 @@ void launch(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void
   s.shared_end = s.shared_begin + shared_bytes;
   s.kernel = &kernel;
   ++s.launches;
+  s.most_shared_bytes = std::max(s.most_shared_bytes, shared_bytes);
   const size_t some = size_t(s.first_blocks + s.last_blocks), run = some > 0 ? std::min(blocks, some) : blocks;
   const size_t first = some > 0 ? std::min(run, size_t(s.first_blocks)) : run;
   std::vector<size_t> order(run);
@@ -340,6 +342,7 @@ void set_memory(void* to, int value, size_t bytes) {
   std::memset(begin, value, size_t(end - begin));
 }
 int64_t launches() { return state().launches; }
+size_t most_shared_bytes() { return std::exchange(state().most_shared_bytes, 0); }
 int64_t matrix_loads() { return state().matrix_loads; }
 int64_t matrix_conflicts() { return state().matrix_conflicts; }
 

@@ -91,6 +91,7 @@ void only_end_blocks(int64_t first, int64_t last);  // of every grid, the others
 void leave_alone(const void* begin, const void* end);
 void set_memory(void* to, int value, size_t bytes);
 int64_t launches();          // since the start
+size_t most_shared_bytes();  // that a launch has asked for since this was asked
 int64_t matrix_loads();      // 8×8 matrices that ldmatrix has loaded
 int64_t matrix_conflicts();  // of those, with rows in the same banks
 

@@ -22,6 +22,7 @@ PYBIND11_MODULE(_emulator, m) {
       "cut_off_sums", [](bool cut_off) { ccp::emu::sums_are_cut_off = cut_off; },
       "Whether sums in tensor cores are cut off from now on instead of rounded.");
   m.def("launches", &ccp::emu::launches, "Of kernels, since the module was loaded.");
+  m.def("most_shared_bytes", &ccp::emu::most_shared_bytes, "That a launch has asked for since this was called.");
   m.def("products_side_by_side", &ccp::emu::products_side_by_side,
         "wgmma's, while another warpgroup's were under way.");
   m.def("matrix_loads", &ccp::emu::matrix_loads, "8×8 matrices that ldmatrix has loaded.");

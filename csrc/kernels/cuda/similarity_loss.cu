@@ -89,8 +89,9 @@ cudaError_t each_side(const Problem& p, const Backward& out, const Launches& los
   const Items columns = items(p.columns, loss.hinge && columns_longer);
   GradientJob job{};
   job.inputs = inputs_of(p, out);
+  // Registers leave room for no second block, which might want its share.
   job.resident = with_tile_type(p.rows, p.columns, [&](auto number) {
-    return owner_fits<decltype(number), kGradientOwner>(p.dim, sizeof(GradientShared));
+    return owner_fits<decltype(number), kGradientOwner>(p.dim, sizeof(GradientShared), p.shared_bytes);
   });
   int64_t blocks = 0;
   int sides = 0;

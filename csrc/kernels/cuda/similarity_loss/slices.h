@@ -24,10 +24,12 @@ CCP_DEVICE TileRange tiles_of_slice(int64_t tiles, int64_t slice, int64_t slices
   return {int(tiles * slice / slices), int(tiles * (slice + 1) / slices)};
 }
 
-// Keep the owned items' components in shared memory where every supported GPU has room for them (99 KiB a block).
+constexpr size_t kLeastSharedBytes = 99 * 1024;  // that a block may have on every supported GPU
+
+// Keep the owned items' components in shared memory where there is room for them.
 template <class T, int kOwner>
-inline bool owner_fits(int64_t dim, size_t others) {
-  return PairTile<T, kOwner>::shared_bytes(dim, true) + others <= 99 * 1024;
+inline bool owner_fits(int64_t dim, size_t others, size_t room = kLeastSharedBytes) {
+  return PairTile<T, kOwner>::shared_bytes(dim, true) + others <= room;
 }
 
 // The type of a tile's numbers in shared memory: calls f with a float, or where both sides have the same 16-bit type
