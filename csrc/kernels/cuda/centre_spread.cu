@@ -85,8 +85,9 @@ __global__ void __launch_bounds__(kThreads) differentiate(const SpreadJob job, c
     float dot = 0;
     for (int64_t d = lane; d - lane < job.dim; d += kWarp) dot += pull(d) * component(own, d) * scale;
     dot = sum_over_warp(dot);
+    const ToOriginal to_original(Normalize::kUnit, scale, 0, dot);
     for (int64_t d = lane; d - lane < job.dim; d += kWarp) {
-      const float g = gradient_of_original(Normalize::kUnit, pull(d), component(own, d), scale, 0, dot);
+      const float g = to_original(pull(d), component(own, d));
       if (d < job.dim) store_component(gradient, job.side.dtype, item * job.dim + d, g);
     }
   }

@@ -197,21 +197,30 @@ __global__ void __launch_bounds__(kThreads, 1)
 
       // The owned gradients are whole: on to the original vectors.
       sum_over_rows(along, shared.along, shared.sums, first_row);
-      const auto original = [&](int row, int64_t d) {
-        return component_of<T>(owned(t, int(d) / kChunk<T>), row, int(d) % kChunk<T>, inputs.arithmetic);
-      };
-      float dots[2] = {0.0f, 0.0f};
-      for_each_component<T>(out, chunks, first_row, first_column, inputs.dim,
-                            [&](float x, int row, int64_t d, int half) {
-                              dots[half] += x * original(row, d) * shared.owner_info.scale[row];
-                            });
-      sum_over_rows(dots, shared.dots, shared.sums, first_row);
-      for_each_component<T>(out, chunks, first_row, first_column, inputs.dim, [&](float x, int row, int64_t d, int) {
-        const int64_t item = shared.owner_info.id[row];
-        if (item < 0) return;
-        x = gradient_of_original(inputs.normalize, x, original(row, d), shared.owner_info.scale[row], shared.along[row],
-                                 shared.dots[row]);
-        store_component(job.gradient, job.owner.side.dtype, item * inputs.dim + d, x);
+      with_dtype<T>(job.owner.side.dtype, [&](auto known) {
+        constexpr Dtype dtype = decltype(known)::value;
+        const auto original = [&](int row, int d) {
+          return two_components_of<T, dtype>(owned(t, d / kChunk<T>), row, unsigned(d % kChunk<T>));
+        };
+        float dots[2] = {0.0f, 0.0f};
+        for_each_row<T>(out, chunks, first_row, first_column, inputs.dim,
+                        [&](int row, int half, const auto& components) {
+                          const float scale = shared.owner_info.scale[row];
+                          components([&](int d, float2 x) {
+                            const float2 v = original(row, d);
+                            dots[half] += x.x * v.x * scale;
+                            dots[half] += x.y * v.y * scale;
+                          });
+                        });
+        sum_over_rows(dots, shared.dots, shared.sums, first_row);
+        for_each_row<T>(out, chunks, first_row, first_column, inputs.dim, [&](int row, int, const auto& components) {
+          const int64_t item = shared.owner_info.id[row];
+          if (item < 0) return;
+          const ToOriginal to_original(inputs.normalize, shared.owner_info.scale[row], shared.along[row],
+                                       shared.dots[row]);
+          const Components<dtype> gradient(job.gradient, item, inputs.dim);
+          components([&](int d, float2 x) { gradient.store(d, to_original(x, original(row, d))); });
+        });
       });
     }
   }
@@ -220,9 +229,11 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
   for (int a = 0; a < kBothTiles; ++a) {
     if (a >= streamed_tiles) break;
-    for_each_component<T>(
-        out_streamed[a], chunks, first_row, first_column, inputs.dim,
-        [&](float x, int row, int64_t d, int) { job.partial[(first + a * kStreamed + row) * inputs.dim + d] = x; });
+    for_each_row<T>(out_streamed[a], chunks, first_row, first_column, inputs.dim,
+                    [&](int row, int, const auto& components) {
+                      const Components<Dtype::kFloat32> part(job.partial, first + a * kStreamed + row, inputs.dim);
+                      components([&](int d, float2 x) { part.store(d, x); });
+                    });
     __syncthreads();
     shared.coefficients.w[threadIdx.x] = along_streamed[a];
     __syncthreads();

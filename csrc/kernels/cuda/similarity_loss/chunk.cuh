@@ -44,12 +44,20 @@ class Units {
   unsigned swizzle_;
 };
 
-template <class T>
-CCP_DEVICE float component_of(const unsigned char* chunk, int item, unsigned d, Arithmetic arithmetic) {
-  const T x = reinterpret_cast<const T*>(Units(chunk, item).at(d / kInUnit<T>))[d % kInUnit<T>];
-  if (sizeof(T) == sizeof(float)) return float(x);
-  return arithmetic.dtype == Dtype::kBFloat16 ? generic::bfloat16_to_float(uint16_t(x))
-                                              : generic::half_to_float(uint16_t(x));
+// The two numbers of a register of 16-bit ones.
+template <Dtype dtype>
+CCP_DEVICE float2 numbers_of(uint32_t two) {
+  return {lower_half<dtype>(two), upper_half<dtype>(two)};
+}
+
+// Components d, even, and d + 1 of an item, which the tile's own type T holds or, for 16 bits, `dtype`.
+template <class T, Dtype dtype>
+CCP_DEVICE float2 two_components_of(const unsigned char* chunk, int item, unsigned d) {
+  const T* at = reinterpret_cast<const T*>(Units(chunk, item).at(d / kInUnit<T>)) + d % kInUnit<T>;
+  if constexpr (sizeof(T) == sizeof(float))
+    return *reinterpret_cast<const float2*>(at);
+  else
+    return numbers_of<dtype>(*reinterpret_cast<const uint32_t*>(at));
 }
 
 // Starts the copy of one unit: components d .. of an item, zeros where there are none. What must be converted, or is

@@ -5,6 +5,7 @@
 // with o and s exchanged; close pairs, in which these two would cancel, add w_os (ŝ - ô) instead.
 #pragma once
 
+#include "kernels/cuda/similarity_loss/components.cuh"
 #include "kernels/cuda/similarity_loss/groups.cuh"
 #include "kernels/cuda/similarity_loss/infos.cuh"
 #include "kernels/cuda/similarity_loss/row.cuh"
@@ -323,35 +324,46 @@ CCP_DEVICE void sum_over_rows(float (&mine)[2], float* out, float* sums, int fir
   __syncthreads();
 }
 
-// One component of the gradient with respect to the original v, given that of g, with respect to the normalised v̂, the
-// multiple `along` of v̂ still to be added, and g · v̂:  scale · (I - v̂v̂ᵀ)(g + along·v̂), without the projection onto the
-// tangent where the normalisation was the identity.
-CCP_DEVICE float gradient_of_original(Normalize normalize, float g, float v, float scale, float along, float dot) {
-  const bool projected = normalize == Normalize::kUnit || (normalize == Normalize::kBall && scale < 1.0f);
-  return (g + v * scale * (projected ? -dot : along)) * scale;
-}
+// From the gradient g with respect to the normalised v̂, the multiple `along` of v̂ still to be added, and g · v̂ to the
+// gradient with respect to the original v:  scale · (I - v̂v̂ᵀ)(g + along·v̂), without the projection onto the tangent
+// where the normalisation was the identity.
+class ToOriginal {
+ public:
+  CCP_DEVICE ToOriginal(Normalize normalize, float scale, float along, float dot)
+      : scale_(scale),
+        of_v_(normalize == Normalize::kUnit || (normalize == Normalize::kBall && scale < 1.0f) ? -dot : along) {}
+  CCP_DEVICE float operator()(float g, float v) const { return (g + v * scale_ * of_v_) * scale_; }
+  CCP_DEVICE float2 operator()(float2 g, float2 v) const { return {(*this)(g.x, v.x), (*this)(g.y, v.y)}; }
 
-// The fragments of `out` are numbers of a chunk each: f(number, row within the tile, component, half) for each that the
-// lane holds and that is one of the dim components.
+ private:
+  float scale_, of_v_;
+};
+
+// The fragments of `out` are numbers of a chunk each. f(row within the tile, half, components) for both rows that the
+// lane has a part of, where components(g) calls g(d, two) for its components d, even, and d + 1, zero behind the last.
 template <class T, int kOutChunks, class F>
-CCP_DEVICE void for_each_component(const FragmentD (&out)[kOutChunks][1][kOutN<T>], int out_chunks, int first_row,
-                                   int64_t first_dim, int64_t dim, const F& f) {
-  const int lane = int(threadIdx.x) % kWarp;
-  for (int chunk = 0; chunk < out_chunks; ++chunk) {
-    FragmentD numbers[kOutN<T>] = {};
+CCP_DEVICE void for_each_row(const FragmentD (&out)[kOutChunks][1][kOutN<T>], int out_chunks, int first_row,
+                             int64_t first_dim, int64_t dim, const F& f) {
+  const int lane = int(threadIdx.x) % kWarp, first = int(first_dim) + lane % 4 * 2;
 #pragma unroll
-    for (int c = 0; c < kOutChunks; ++c)
-      if (c == chunk)
+  for (int half = 0; half < 2; ++half)
+    f(first_row + lane / 4 + half * 8, half, [&](const auto& g) {
+#pragma unroll 1
+      for (int chunk = 0; chunk < out_chunks; ++chunk) {
+        float2 numbers[kOutN<T>] = {};
 #pragma unroll
-        for (int n = 0; n < kOutN<T>; ++n) numbers[n] = out[c][0][n];
+        for (int c = 0; c < kOutChunks; ++c)  // registers have no addresses
+          if (c == chunk)
 #pragma unroll
-    for (int n = 0; n < kOutN<T>; ++n)
+            for (int n = 0; n < kOutN<T>; ++n) numbers[n] = {out[c][0][n].v[half * 2], out[c][0][n].v[half * 2 + 1]};
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int64_t d = first_dim + chunk * kChunk<T> + n * 8 + lane % 4 * 2 + i % 2;
-        if (d < dim) f(numbers[n].v[i], first_row + lane / 4 + i / 2 * 8, d, i / 2);
+        for (int n = 0; n < kOutN<T>; ++n) {
+          const int d = first + chunk * kChunk<T> + n * 8;
+          if (d + 1 >= dim) numbers[n].y = 0.0f;
+          if (d < dim) g(d, numbers[n]);
+        }
       }
-  }
+    });
 }
 
 }  // namespace cuda

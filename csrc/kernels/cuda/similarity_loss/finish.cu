@@ -93,9 +93,9 @@ __global__ void __launch_bounds__(kThreads) finish_gradient(const __grid_constan
     const float scale = normalizing_scale(job.normalize, exact);
     for_each([&](int64_t d) { dot += whole[d] * (original(d) * scale); });
     dot = sum_over_team(dot);
+    const ToOriginal to_original(job.normalize, scale, along, dot);
     for_each([&](int64_t d) {
-      store_component(side.gradient, side.owner.side.dtype, begin + d,
-                      gradient_of_original(job.normalize, whole[d], original(d), scale, along, dot));
+      store_component(side.gradient, side.owner.side.dtype, begin + d, to_original(whole[d], original(d)));
     });
   }
 }

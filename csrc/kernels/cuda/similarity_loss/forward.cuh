@@ -218,9 +218,8 @@ CCP_DEVICE void prepare_active(const ForwardJob& job, bool hinge, int64_t first_
 // Two blocks on a multiprocessor, each of which works while the other waits, where half of its registers suffice:
 // they do not for a distance, which has a root.
 template <class Loss, class T>
-constexpr int kForwardBlocks = sizeof(T) == 2 && !Loss::kGrouped && !Loss::kHinge && Loss::kMetric != Metric::kDistance
-                                   ? 2
-                                   : 1;
+constexpr int kForwardBlocks =
+    sizeof(T) == 2 && !Loss::kGrouped && !Loss::kHinge && Loss::kMetric != Metric::kDistance ? 2 : 1;
 
 template <class Loss, class T, bool kCount>
 __global__ void __launch_bounds__(kThreads, kForwardBlocks<Loss, T>)

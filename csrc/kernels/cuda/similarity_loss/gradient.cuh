@@ -123,33 +123,44 @@ __global__ void __launch_bounds__(kThreads, 1)
   sum_over_rows(along, shared.along, shared.sums, out_row);
 
   const auto for_each = [&](const auto& f) {
-    for_each_component<T>(out, out_chunks, out_row, first_dim + out_column, inputs.dim, f);
+    for_each_row<T>(out, out_chunks, out_row, first_dim + out_column, inputs.dim, f);
   };
   if (side.partial) {
     const int64_t padded = owner_tiles * kOwner, first = slice * padded + first_owner;
-    for_each([&](float x, int row, int64_t d, int) { side.partial[(first + row) * inputs.dim + d] = x; });
+    for_each([&](int row, int, const auto& components) {
+      const Components<Dtype::kFloat32> part(side.partial, first + row, inputs.dim);
+      components([&](int d, float2 x) { part.store(d, x); });
+    });
     if (blockIdx.y == 0 && int(threadIdx.x) < kOwner)
       side.partial_along[first + threadIdx.x] = shared.along[threadIdx.x];
     return;
   }
 
-  // The gradient is whole: on to the original vectors. The tile's infos still describe the owned items.
+  // The gradient is whole: on to the original vectors. The tile's infos still describe the owned items, if it had any.
   const bool empty = range.begin == range.end;
-  const auto original = [&](int row, int64_t d) {
-    return load_component(side.owner.side, tile.owner_info->id[row] * inputs.dim + d);
-  };
-  float dots[2] = {0.0f, 0.0f};
-  for_each([&](float x, int row, int64_t d, int half) {
-    if (!empty && tile.owner_info->id[row] >= 0) dots[half] += x * original(row, d) * tile.owner_info->scale[row];
-  });
-  sum_over_rows(dots, shared.dots, shared.sums, out_row);
-  for_each([&](float x, int row, int64_t d, int) {
-    const int64_t item = side.owner.at(first_owner + row);
-    if (item < 0) return;
-    if (!empty)
-      x = gradient_of_original(inputs.normalize, x, original(row, d), tile.owner_info->scale[row], shared.along[row],
-                               shared.dots[row]);
-    store_component(side.gradient, side.owner.side.dtype, item * inputs.dim + d, x);
+  with_dtype<T>(side.owner.side.dtype, [&](auto known) {
+    using Vector = Components<decltype(known)::value>;
+    float dots[2] = {0.0f, 0.0f};
+    for_each([&](int row, int half, const auto& components) {
+      if (empty || tile.owner_info->id[row] < 0) return;
+      const Vector original(side.owner.side.data, tile.owner_info->id[row], inputs.dim);
+      const float scale = tile.owner_info->scale[row];
+      components([&](int d, float2 x) {
+        const float2 v = original.load(d);
+        dots[half] += x.x * v.x * scale;
+        dots[half] += x.y * v.y * scale;
+      });
+    });
+    sum_over_rows(dots, shared.dots, shared.sums, out_row);
+    for_each([&](int row, int, const auto& components) {
+      const int64_t item = side.owner.at(first_owner + row);
+      if (item < 0) return;
+      const Vector gradient(side.gradient, item, inputs.dim);
+      if (empty) return components([&](int d, float2 x) { gradient.store(d, x); });
+      const Vector original(side.owner.side.data, item, inputs.dim);
+      const ToOriginal to_original(inputs.normalize, tile.owner_info->scale[row], shared.along[row], shared.dots[row]);
+      components([&](int d, float2 x) { gradient.store(d, to_original(x, original.load(d))); });
+    });
   });
 }
 
