@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from ccp_fast.bench.gpu import runner
 from ccp_fast.bench.gpu.ceilings import Rates, matmul_precision
 from ccp_fast.bench.gpu.ceilings import measure as measure_ceilings
 
+ROOT = Path(__file__).resolve().parents[1]
 TOY = gpu_cases("toy", "cpu")
 OPTIONS = runner.Options("toy", seconds=0.0, compile=False, runs=3)
 
@@ -117,6 +120,30 @@ def test_the_truth_in_parts_is_that_of_the_whole(loss: losses.Loss, monkeypatch:
     monkeypatch.setattr(truth, "ITEMS_AT_ONCE", 33)
     for a, b in zip(case.truth(inputs), whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-15)
+
+
+@pytest.mark.parametrize("family", ["losses", "neighbors"])
+def test_collapsed_embeddings_are_all_close(family: str) -> None:
+    """So close that the kernels compute each pair from its difference, which of the usual inputs they seldom do."""
+    header = ROOT / "csrc" / "kernels" / "cuda" / "similarity_loss" / "infos.cuh"
+    (divisor,) = re.findall(r"kClose = 1\.0f / (\d+);", header.read_text())
+    shares = {}
+    for setting in ("sop", "collapsed"):
+        names = ("c2", "nearest_references")
+        case = next(
+            case for case in TOY if case.family == family and case.name in names and case.setting == setting
+        )
+        inputs = case.inputs()
+        anchors, references = (
+            torch.nn.functional.normalize(x.detach().double(), dim=-1)
+            for x in (inputs.anchors, inputs.references.flatten(0, -2))
+        )
+        shares[setting] = (torch.cdist(anchors, references) ** 2 < 2 / int(divisor)).double().mean()
+        found = errors(case.implementations[0].prepare(inputs)(), case.truth(inputs))
+        assert found.value < TOLERANCE["float32"][0]
+        assert (found.gradient or 0.0) < TOLERANCE["float32"][1]
+    assert shares["collapsed"] == 1
+    assert shares["sop"] < 0.1
 
 
 def test_a_pair_on_a_margin_is_undecided_and_no_other() -> None:

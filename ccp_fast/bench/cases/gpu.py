@@ -29,6 +29,7 @@ _MORE: dict[Size, dict[str, Shape]] = {
         "b32": Shape(32, 128, 11_318, 4),
         "b512": Shape(512, 128, 11_318, 4),
         "b4096": Shape(4096, 128, 11_318, 4),
+        "collapsed": Shape(128, 128, 11_318, 4, collapsed=True),
     },
     "quick": {
         "1e6": Shape(128, 128, 2_048, 4),
@@ -36,6 +37,7 @@ _MORE: dict[Size, dict[str, Shape]] = {
         "b32": Shape(32, 128, 256, 4),
         "b512": Shape(512, 128, 256, 4),
         "b4096": Shape(1024, 128, 256, 4),
+        "collapsed": Shape(128, 128, 256, 4, collapsed=True),
     },
     "toy": {
         "1e6": Shape(64, 16, 80, 4),
@@ -43,6 +45,7 @@ _MORE: dict[Size, dict[str, Shape]] = {
         "b32": Shape(32, 16, 40, 4),
         "b512": Shape(96, 16, 40, 4),
         "b4096": Shape(128, 16, 40, 4),
+        "collapsed": Shape(64, 16, 40, 4, collapsed=True),
     },
 }
 SHAPES: dict[Size, dict[str, Shape]] = {size: {**losses.SHAPES[size], **more} for size, more in _MORE.items()}
@@ -66,20 +69,24 @@ K_CENTER: dict[Size, dict[str, k_center.Shape]] = {
     },
 }
 
-# The proxies of a batch, up to those that fill no cache; then SOP's test set.
+# The proxies of a batch, up to those that fill no cache; then SOP's test set, and the first once more near one point,
+# where distances are computed from differences, a pair at a time.
 NEIGHBORS: dict[Size, dict[str, neighbors.Shape]] = {
     "full": {
         "sop": neighbors.SHAPES["full"]["sop"],
+        "collapsed": neighbors.Shape(128, 45_272, 128, 1, collapsed=True),
         "1e6": neighbors.Shape(128, 1_000_000, 128, 1),
         "test set": neighbors.Shape(60_502, 60_502, 128, 10),
     },
     "quick": {
         "sop": neighbors.SHAPES["quick"]["sop"],
+        "collapsed": neighbors.Shape(128, 4_096, 128, 1, collapsed=True),
         "1e6": neighbors.Shape(128, 8_192, 128, 1),
         "test set": neighbors.Shape(3_000, 3_000, 128, 10),
     },
     "toy": {
         "sop": neighbors.SHAPES["toy"]["sop"],
+        "collapsed": neighbors.Shape(64, 160, 16, 1, collapsed=True),
         "1e6": neighbors.Shape(64, 320, 16, 1),
         "test set": neighbors.Shape(70, 150, 16, 10),
     },
@@ -120,6 +127,7 @@ def gpu_cases(size: Size, device: str = "cuda") -> list[Case]:
         *of([k1, "c2"], ["b32", "b512", "b4096"], _BOTH),
         *of([*once, k1], ["sop"], ["bfloat16"]),
         *of([k1, "c2"], ["sop"], ["tf32"]),
+        *of(["c2"], ["collapsed"], _BOTH),
         *of([*once], ["sop-512", "batch"], _BOTH),
         *of([name for name in once if name != "c2"], ["1e5"], ["float32"]),
         *of(["c2-all-active", "triplet-all-active", "proxy_nca-original"], ["sop"], ["float32"]),

@@ -1,8 +1,9 @@
 """The fused losses, forward and backward, gradients of embeddings and proxies.
 
 The inputs look like a trained embedding: proxies of a class lie together, classes come in groups of
-look-alikes, so that hinge losses have a few active negatives; "-all-active" is the other extreme. Norms
-differ from one, so that normalising is work.
+look-alikes, so that hinge losses have a few active negatives; "-all-active" is the other extreme. A "collapsed"
+shape's look like those of an untrained network: all cosines are above 0.95. Norms differ from one, so that
+normalising is work.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ccp_fast.bench.launch import KernelWork, Launch
 FAMILY = "losses"
 BATCH_CLASSES = 32
 GROUP = 16  # classes that look alike
+COLLAPSED = 0.1  # how far from one unit vector all embeddings are then
 AT_ONCE = 1 << 28  # pairs whose gradients are counted together
 # From a margin: how far a distance may be off. Products of bfloat16 are exact, and added up in float32.
 _ON_A_MARGIN: dict[Precision, float] = {"float32": 2e-6, "tf32": 2e-3, "bfloat16": 2e-6}
@@ -40,11 +42,12 @@ class Shape:
     dim: int
     classes: int
     per_class: int
+    collapsed: bool = False  # all near one point, as an untrained network's
 
     def __str__(self) -> str:
         """As shown."""
         references = f"{self.classes:,} x {self.per_class}" if self.classes else f"{self.anchors}"
-        return f"{self.anchors} vs {references}, {self.dim}-D"
+        return f"{self.anchors} vs {references}, {self.dim}-D" + ", near one point" * self.collapsed
 
 
 _FULL = {
@@ -188,13 +191,14 @@ def make_inputs(shape: Shape, seed: int = 0, place: Place = CPU) -> Inputs:
     classes = shape.classes or max(BATCH_CLASSES, GROUP)
     groups = noise((classes + GROUP - 1) // GROUP).repeat_interleave(GROUP, 0)[:classes]
     centers = normalize(groups + 0.25 * noise(classes), dim=-1)
+    point, around = (noise(1), COLLAPSED) if shape.collapsed else (0.0, 1.0)
     few = min(BATCH_CLASSES, shape.anchors // 2, classes)
     chosen = torch.randperm(classes, generator=random, device=device)[:few]
     labels = chosen.repeat_interleave(shape.anchors // few)
-    anchors = (centers[labels] + 0.4 * noise(len(labels))) * lengths(len(labels))
+    anchors = (point + around * (centers[labels] + 0.4 * noise(len(labels)))) * lengths(len(labels))
     references = None
     if shape.classes:
-        proxies = centers[:, None] + 0.3 * noise(classes, shape.per_class)
+        proxies = point + around * (centers[:, None] + 0.3 * noise(classes, shape.per_class))
         references = (proxies * lengths(classes, shape.per_class)).to(place.dtype).requires_grad_()
     return Inputs(anchors.to(place.dtype).requires_grad_(), references, labels)
 

@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ccp_fast import functional
 from ccp_fast.bench.baselines import nearest
 from ccp_fast.bench.case import CPU, Aim, Case, Implementation, Outputs, Place, Size, Step, Work
 from ccp_fast.bench.cases import kernel_work
+from ccp_fast.bench.cases.losses import COLLAPSED
 
 FAMILY = "neighbors"
 
@@ -26,10 +28,12 @@ class Shape(NamedTuple):
     references: int
     dim: int
     k: int
+    collapsed: bool = False  # all near one point, as an untrained network's
 
     def __str__(self) -> str:
         """As shown."""
-        return f"{self.anchors:,} vs {self.references:,} x {self.dim}, k={self.k}"
+        near = ", near one point" * self.collapsed
+        return f"{self.anchors:,} vs {self.references:,} x {self.dim}, k={self.k}{near}"
 
 
 # A batch and SOP's proxies; In-shop's queries and gallery.
@@ -57,11 +61,14 @@ def make_inputs(shape: Shape, seed: int = 0, place: Place = CPU) -> Inputs:
         return torch.randn(count, shape.dim, generator=random, device=place.device)
 
     def unit(x: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(x, dim=1).to(place.dtype)
+        return normalize(x if point is None else point + COLLAPSED * normalize(x, dim=1), dim=1).to(
+            place.dtype
+        )
 
     anchors = normal(shape.anchors)
     around = torch.randint(shape.anchors, (shape.references,), generator=random, device=place.device)
     references = anchors[around] + 1.3 * normal(shape.references)
+    point = normalize(normal(1), dim=1) if shape.collapsed else None
     return Inputs(unit(anchors), unit(references), shape.k)
 
 
