@@ -87,3 +87,29 @@ def torch_as_it_was() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode(mode)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs, `plain`, `ccp` and `deep/plain`; not to be changed."""
+    import tiny_training
+    from training_runs import QUIET
+
+    from ccp_fast.training import protocols
+
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ccp_fast.training.datasets.glyphs", tiny_training.images)
+        protocols.train(tiny_training.config("steps=8", "method=plain"), folder / "plain", QUIET)
+        protocols.train(tiny_training.config("steps=12", "evaluation.nmi=false"), folder / "ccp", QUIET)
+        config = tiny_training.config("steps=8", "method=plain", "optimizer.lr=0.5")
+        protocols.train(config, folder / "deep" / "plain", QUIET)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve classes of four images; not to be changed."""
+    import image_trees
+
+    return image_trees.folders(tmp_path_factory.mktemp("tree"))

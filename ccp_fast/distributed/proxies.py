@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ccp_fast._checks import check_one_of
 from ccp_fast.distributed.assigned import AssignedProxies
 from ccp_fast.distributed.batch import Batch, SharedBatch, gather_batch
 from ccp_fast.distributed.communication import Communicator
@@ -91,8 +92,7 @@ class ShardedProxies(nn.Module, SplitProxies):
         self.comm = Communicator(group)
         if not 0 < sample_rate <= 1:
             raise ValueError(f"sample_rate: expected above 0 and at most 1, got {sample_rate}")
-        if negatives not in ("random", "hard"):
-            raise ValueError(f'negatives: expected "random" or "hard", got {negatives!r}')
+        check_one_of("negatives", negatives, ("random", "hard"))
         self.num_classes, self.averaged = num_classes, averaged
         self.sample_rate, self.negatives, self.seed = sample_rate, negatives, seed
         sizes = even_shards(num_classes, self.comm.size) if shard_sizes is None else list(shard_sizes)

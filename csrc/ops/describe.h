@@ -19,27 +19,7 @@ inline std::string shape_of(const Tensor& tensor) {
 
 // "float32 of shape [3, 128]"
 inline std::string describe(const Tensor& tensor) {
-  const auto dtype = [&]() -> std::string {
-    switch (tensor.scalar_type()) {
-      case ScalarType::Float:
-        return "float32";
-      case ScalarType::Double:
-        return "float64";
-      case ScalarType::BFloat16:
-        return "bfloat16";
-      case ScalarType::Half:
-        return "float16";
-      case ScalarType::Long:
-        return "int64";
-      case ScalarType::Int:
-        return "int32";
-      case ScalarType::Byte:
-        return "uint8";
-      default:
-        return "dtype code " + std::to_string(int(tensor.scalar_type()));
-    }
-  };
-  return dtype() + " of shape " + shape_of(tensor);
+  return dtype_name(tensor.scalar_type()) + " of shape " + shape_of(tensor);
 }
 
 }  // namespace ccp

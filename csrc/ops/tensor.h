@@ -5,6 +5,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <string>
+
 #include "common/dtype.h"
 #include "common/parallel.h"
 #include "ops/check.h"
@@ -13,6 +15,28 @@ namespace ccp {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// As torch names it, for error messages.
+inline std::string dtype_name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Byte:
+      return "uint8";
+    default:
+      return "dtype code " + std::to_string(int(type));
+  }
+}
 
 inline Dtype dtype_of(const Tensor& tensor, const char* name) {
   switch (tensor.scalar_type()) {
@@ -25,7 +49,7 @@ inline Dtype dtype_of(const Tensor& tensor, const char* name) {
     case ScalarType::Half:
       return Dtype::kFloat16;
     default:
-      fail(name, ": expected float32, float64, bfloat16 or float16, got dtype code ", int(tensor.scalar_type()));
+      fail(name, ": expected float32, float64, bfloat16 or float16, got ", dtype_name(tensor.scalar_type()));
   }
 }
 
