@@ -122,8 +122,8 @@ def draw_curves_of_all(cells: Experiment) -> tuple[str, str]:
     with drawing("guide-glyphs_large_curves", width=11, height=2.9, panels=len(cells.losses)) as d:
         for ax, loss in zip(d.axes, cells.losses, strict=True):
             draw_curves(ax, cells, loss)
-            ax.set(title=PRESETS[loss].name, ylim=(0, 1))
-        d.axes[0].legend(loc="lower left", fontsize=7)
+            ax.set(title=PRESETS[loss].name)
+        d.axes[-1].legend(loc="lower right", fontsize=7)
     return str(d.markup), "MAP@R on the validation classes: mean and range over the seeds that are finished."
 
 
